@@ -1,0 +1,7 @@
+"""Lossless image compression with an autoregressive diffusion model, exact on every machine."""
+
+from ardmzip.errors import ArdmError, BackendError, FormatError, ImageError, ModelError
+
+__version__ = "0.1.0"
+
+__all__ = ["ArdmError", "BackendError", "FormatError", "ImageError", "ModelError", "__version__"]

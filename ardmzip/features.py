@@ -1,0 +1,91 @@
+"""Network inputs: what is known around a pixel, as int8 numbers (docs/FORMAT.md, "Features").
+
+A *level array* holds one level of the lattice pyramid, interleaved: int16 [rows + 6, columns + 6, 3] with the channels
+in coding order (G, R, B), a border of 3 and -1 wherever a sub-pixel is not known (outside the image, not yet coded, or
+R and B of a gray image). A pixel to be coded is named by the offset of its G in the flattened array.
+
+The planes that features look at are G, R-G and B-G. For each plane the neighbours on the lattices that can be known are
+compared with a reference (their weighted mean, or the true value where the plane is known at the pixel itself) and the
+differences are divided by the plane's activity: scale-normalised, companded inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ardmzip import tables
+
+RADIUS = 3
+CHANNELS = 3
+UNKNOWN = -1
+#: Level thermometer length: levels from this one on look alike.
+LEVELS = 6
+#: Levels 0 | >= 1 have separate experts.
+GROUPS = 2
+KINDS = 3
+EXPERTS = GROUPS * KINDS * CHANNELS
+#: Numbers of the global side information (sideinfo.py); one more input says whether it was sent.
+SIDE = 22
+#: activity (3), reference (3), known fraction (3), earlier channels known at the pixel (2), level, side information
+SCALARS = 3 + 3 + 3 + 2 + LEVELS + 1 + SIDE
+#: Inputs are padded with zeros to a multiple of this (int8 matrix products on CUDA want multiples of 8).
+ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Input layout of one (kind, channel): which taps are read.
+
+    offsets: int64 [n, 2] (dy, dx); weights: int64 [n], powers of two by distance. The first ``known`` taps lie on
+    lattices coded before this one; the other eight on the lattice itself, where only earlier channels are known.
+    """
+
+    kind: int
+    channel: int
+    offsets: np.ndarray
+    weights: np.ndarray
+    known: int
+
+    def taps(self, plane: int) -> int:
+        """Number of taps read in ``plane`` (0: G, 1: R-G, 2: B-G)."""
+        return len(self.offsets) if plane < self.channel else self.known
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs, padding included."""
+        n = sum(self.taps(plane) for plane in range(CHANNELS)) + SCALARS
+        return -(-n // ALIGN) * ALIGN
+
+
+@lru_cache(maxsize=None)
+def layout(kind: int, channel: int) -> Layout:
+    """The layout of expert inputs for lattice ``kind`` (0: odd,odd; 1: even,odd; 2: odd,even) and ``channel``."""
+    # A tap at (dy, dx) from a pixel of this kind lies on the lattice given by the parities of the sum.
+    odd_y, odd_x = ((1, 1), (0, 1), (1, 0))[kind]
+    lattice_rank = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
+    before, same = [], []
+    for dy in range(-RADIUS, RADIUS + 1):
+        for dx in range(-RADIUS, RADIUS + 1):
+            rank = lattice_rank[(odd_y + dy) % 2, (odd_x + dx) % 2]
+            if rank < kind + 1:
+                before.append((dy, dx))
+            elif rank == kind + 1 and (dy, dx) != (0, 0):
+                same.append((dy, dx))
+    offsets = np.array(before + same, np.int64)
+    distance = np.sqrt((offsets**2).sum(1))
+    weights = 2 ** (8 - np.rint(2 * distance)).astype(np.int64)
+    return Layout(kind, channel, offsets, weights, len(before))
+
+
+def expert_index(level: int, kind: int, channel: int) -> int:
+    """Which expert codes an atom."""
+    return (min(level, GROUPS - 1) * KINDS + kind) * CHANNELS + channel
+
+
+def expert_layout(expert: int) -> Layout:
+    """The input layout of an expert."""
+    return layout(expert // CHANNELS % KINDS, expert % CHANNELS)

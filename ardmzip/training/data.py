@@ -1,0 +1,144 @@
+"""Training samples: a bank of augmented crops that a worker process keeps renewing, and random pixels drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from ardmzip import features, kernels, sideinfo, tables
+from ardmzip.training.augment import augment, random_crop
+from ardmzip.training.images import SHEETS, load_images
+
+CROP = 256
+#: Levels sampled for the coarse experts; their share falls by half per level (their pixels by a quarter).
+COARSE_LEVELS = 7
+COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
+LEVELS = COARSE_LEVELS + 1
+PAD = features.RADIUS
+
+
+def load_sources(paths: list[Path]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images and their sampling weights: the tiles of a sheet count as much as a few images."""
+    sheets = [path for path in paths if path.parent.name in SHEETS]
+    images = load_images([path for path in paths if path.parent.name not in SHEETS])
+    parts = load_images(sheets)
+    weights = np.array([1.0] * len(images) + [0.25] * len(parts))
+    return images + parts, weights / weights.sum()
+
+
+class Crops(IterableDataset):
+    """Endless augmented crops: (planes uint8 [3, h, w] in coding order, statistics float64 [22])."""
+
+    def __init__(self, paths: list[Path], seed: int):
+        self.paths, self.seed = paths, seed
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        torch.set_num_threads(1)
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, info.id if info else 0])
+        images, weights = load_sources(self.paths)
+        while True:
+            image = images[rng.choice(len(images), p=weights)]
+            crop = augment(np.ascontiguousarray(random_crop(image, CROP, rng)), rng)
+            crop = random_crop(crop, CROP, rng)
+            planes = np.ascontiguousarray(crop.transpose(2, 0, 1)[[1, 0, 2]])
+            yield planes, sideinfo.measure(planes)
+
+
+def crop_stream(paths: list[Path], seed: int, workers: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Crops made by worker processes ahead of use."""
+    loader = DataLoader(Crops(paths, seed), batch_size=None, num_workers=workers, prefetch_factor=32, collate_fn=None)
+    for planes, stats in loader:
+        yield np.asarray(planes), np.asarray(stats)
+
+
+@dataclass
+class Samples:
+    """A batch for one expert; x int8 [n, inputs], the rest float32 [n]."""
+
+    x: torch.Tensor
+    target: torch.Tensor
+    centre: torch.Tensor
+    scale: torch.Tensor
+    level: np.ndarray
+
+
+class Bank:
+    """Level arrays of many crops in one flat int16 buffer. Some slots are gray: R and B unknown."""
+
+    def __init__(self, slots: int, gray_share: float, mean: np.ndarray, std: np.ndarray, crop: int = CROP):
+        self.sizes = [(crop >> level) + 2 * PAD for level in range(LEVELS)]
+        self.offsets = np.cumsum([0] + [s * s * 3 for s in self.sizes])
+        self.slots, self.gray = slots, max(1, round(slots * gray_share))
+        self.q = np.full(slots * self.offsets[-1], features.UNKNOWN, np.int16)
+        self.shape = np.zeros((slots, LEVELS, 2), np.int64)
+        self.side = np.zeros((slots, features.SIDE + 1), np.int8)
+        self.mean, self.std = mean, std
+        self.filled = 0
+        self.tables = tables.build()
+
+    def put(self, slot: int, planes: np.ndarray, stats: np.ndarray, rng: np.random.Generator) -> None:
+        """Replace a crop. A tenth of them carry no side information, as tiny images do."""
+        gray = slot < self.gray
+        self.side[slot] = sideinfo.inputs(None)
+        if rng.random() >= 0.1:
+            if gray:
+                stats = sideinfo.measure(planes[:1])
+            self.side[slot] = sideinfo.inputs(sideinfo.quantise(stats, self.mean, self.std))
+        hwc = planes.transpose(1, 2, 0)
+        for level, size in enumerate(self.sizes):
+            a = slot * self.offsets[-1] + self.offsets[level]
+            array = self.q[a : a + size * size * 3].reshape(size, size, 3)
+            array[:] = features.UNKNOWN
+            sub = hwc[:: 1 << level, :: 1 << level]
+            h, w = sub.shape[:2]
+            if gray:
+                array[PAD : PAD + h, PAD : PAD + w, 0] = sub[:, :, 0]
+            else:
+                array[PAD : PAD + h, PAD : PAD + w] = sub
+            self.shape[slot, level] = h, w
+        self.filled = max(self.filled, slot + 1)
+
+    def sample(self, expert: int, n: int, rng: np.random.Generator, masked: float = 0.0, slots=None) -> Samples:
+        """``n`` random pixels for an expert (a few less if crops are too small for the level drawn).
+
+        ``masked``: share of samples whose preceding atoms are hidden, as in merged network calls.
+        """
+        lay = features.expert_layout(expert)
+        group = expert // (features.KINDS * features.CHANNELS)
+        if slots is None:
+            first = 0 if lay.channel == 0 else self.gray
+            slots = rng.integers(first, self.filled, n)
+        share = COARSE_SHARE / COARSE_SHARE.sum()
+        level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, LEVELS), n, p=share)
+        oy, ox = ((1, 1), (0, 1), (1, 0))[lay.kind]
+        shape = self.shape[slots, level]
+        rows, cols = (shape[:, 0] - oy + 1) // 2, (shape[:, 1] - ox + 1) // 2
+        keep = (rows > 0) & (cols > 0)
+        slots, level, rows, cols = slots[keep], level[keep], rows[keep], cols[keep]
+        n = len(slots)
+        row = 2 * (rng.random(n) * rows).astype(np.int64) + oy
+        col = 2 * (rng.random(n) * cols).astype(np.int64) + ox
+        stride = np.asarray(self.sizes)[level]
+        at = slots * self.offsets[-1] + self.offsets[level] + ((row + PAD) * stride + col + PAD) * 3
+        gap = np.where(rng.random(n) < masked, np.minimum(1 + rng.exponential(5.0, n), 36), 0).astype(np.int64)
+        x = np.empty((n, lay.inputs), np.int8)
+        centre, cls, target = np.empty(n, np.int32), np.empty(n, np.uint8), np.empty(n, np.int16)
+        kernels.training_features(
+            self.q, at, stride, row, col, level, gap, lay.offsets[:, 0], lay.offsets[:, 1], lay.weights, lay.known,
+            lay.channel, lay.kind, self.side, slots, self.tables["class_of"], self.tables["compand"],
+            x, centre, cls, target,
+        )  # fmt: skip
+        scale = tables.class_scale(cls).astype(np.float32)
+        return Samples(
+            torch.from_numpy(x),
+            torch.from_numpy(target.astype(np.float32)),
+            torch.from_numpy(centre.astype(np.float32) / tables.UNIT),
+            torch.from_numpy(scale),
+            level,
+        )

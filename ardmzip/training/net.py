@@ -1,0 +1,100 @@
+"""The float network, with fake quantisation that follows the integer network (ardmzip/network.py) step for step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ardmzip import features, tables
+
+#: Units of the integer network: inputs 1/32, activations 1/16 (0..127), head outputs 1/256.
+INPUT_SHIFT, ACTIVATION_SHIFT = 5, 4
+ACTIVATION_MAX = 127 / 2**ACTIVATION_SHIFT
+#: Largest power-of-two exponent of a weight row: keeps biases far inside int32.
+EXPONENT_MAX = 14
+#: Head weights have 15 bits in units of 2**-11 (two int8 halves), so |w| < 8.
+HEAD_SHIFT = 11
+HEAD_MAX = 8 - 2.0**-HEAD_SHIFT
+#: Share of a uniform floor in every distribution: 256 values at 2**-20 each (mixture.py).
+FLOOR = 2.0**-20
+
+
+def weight_exponent(weight: Tensor) -> Tensor:
+    """Per output row: the largest e with max|w| * 2**e <= 127, clamped to 0..14. float [outputs, 1]."""
+    peak = weight.detach().abs().amax(1, keepdim=True).clamp_min(1e-8)
+    return torch.floor(torch.log2(127 / peak)).clamp(0, EXPONENT_MAX)
+
+
+def fake_weight(weight: Tensor) -> Tensor:
+    """Round to int8 with a power-of-two scale per output row; the gradient passes straight through."""
+    scale = torch.exp2(weight_exponent(weight))
+    with torch.no_grad():
+        delta = (weight * scale).round().clamp(-127, 127) / scale - weight
+    return weight + delta
+
+
+def fake_activation(x: Tensor) -> Tensor:
+    """ReLU to 0..127 in steps of 1/16, rounded half up as the integer network does."""
+    x = nn.functional.hardtanh(x, 0.0, ACTIVATION_MAX)
+    with torch.no_grad():
+        delta = torch.floor(x * 2**ACTIVATION_SHIFT + 0.5) / 2**ACTIVATION_SHIFT - x
+    return x + delta
+
+
+class Expert(nn.Module):
+    """One MLP: trunk layers and the head with 3 K outputs (weight logits in octaves, means, log2 scales)."""
+
+    def __init__(self, inputs: int, hidden: list[int], components: int):
+        super().__init__()
+        sizes = [inputs, *hidden]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            self.weights.append(nn.Parameter(torch.randn(b, a) * math.sqrt(2 / a)))
+            self.biases.append(nn.Parameter(torch.zeros(b)))
+        self.head = nn.Parameter(torch.randn(3 * components, sizes[-1]) * 0.01)
+        # components start narrow to wide around the centre, so that none is idle at first
+        logits = torch.zeros(components)
+        means = torch.linspace(-0.3, 0.3, components)
+        scales = torch.linspace(-2.0, 1.0, components)[torch.arange(components) * 2 % components]
+        self.head_bias = nn.Parameter(torch.cat([logits, means, scales]))
+
+    def forward(self, x: Tensor, quantise: bool) -> Tensor:
+        """x: float [n, inputs] (integers / 32) -> float [n, 3 K]."""
+        for w, b in zip(self.weights, self.biases, strict=True):
+            if quantise:
+                x = fake_activation(nn.functional.linear(x, fake_weight(w), b))
+            else:
+                x = nn.functional.hardtanh(nn.functional.linear(x, w, b), 0.0, ACTIVATION_MAX)
+        return nn.functional.linear(x, self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
+
+
+class Network(nn.Module):
+    """All experts, by (level group, lattice kind, channel)."""
+
+    def __init__(self, hidden: list[int], components: int):
+        super().__init__()
+        self.hidden, self.components = hidden, components
+        self.experts = nn.ModuleList(
+            Expert(features.expert_layout(e).inputs, hidden, components) for e in range(features.EXPERTS)
+        )
+
+
+def code_length(outputs: Tensor, target: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+    """Bits of each value under its mixture of logistics: float [n].
+
+    outputs: float [n, 3 K]; target: float [n] 0..255; centre: float [n] grey levels; scale: float [n] activity scale.
+    The edge bins take the tails, and every value keeps at least FLOOR, exactly as in the coder (mixture.py).
+    """
+    logit, mean, log_scale = outputs.chunk(3, 1)
+    weight = torch.softmax(logit * math.log(2), 1)
+    log_scale = (log_scale + torch.log2(scale)[:, None]).clamp(tables.SCALE_MIN, tables.SCALE_MAX - 1e-3)
+    inv = torch.exp2(-log_scale)
+    mu = (centre[:, None] + mean * scale[:, None]).clamp(-64, 319)
+    below = torch.sigmoid((target[:, None] - 0.5 - mu) * inv)
+    above = torch.sigmoid((target[:, None] + 0.5 - mu) * inv)
+    below = torch.where(target[:, None] == 0, torch.zeros_like(below), below)
+    above = torch.where(target[:, None] == 255, torch.ones_like(above), above)
+    p = (weight * (above - below)).sum(1)
+    return -torch.log2(p.clamp_min(0) * (1 - 256 * FLOOR) + FLOOR)

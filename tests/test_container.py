@@ -1,0 +1,275 @@
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ardmzip.container import Container, is_ardm, pack, unpack
+from ardmzip.errors import FormatError
+from ardmzip.order import LatticeOrder
+
+MAGIC = b"\x9aARD"
+STREAM = b"\x83\x04\x01\x02\x03\x04"
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value % 128 + 128]), value // 128
+    return out + bytes([value])
+
+
+def raw_file(
+    chunks: bytes = STREAM, *, start: bytes = MAGIC + b"\x01", flags: int = 0, size: bytes | None = None,
+    end: bytes = b"\x00" + b"PCRC",
+) -> bytes:
+    """A file from hand-made parts, with a correct file checksum; 4 x 3 pixels unless said otherwise."""
+    body = start + bytes([flags]) + (varint(4) + varint(3) if size is None else size) + b"MODL" + chunks + end
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def same(a: Container, b: Container) -> bool:
+    fields = ("width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc")
+    return (
+        all(getattr(a, name) == getattr(b, name) for name in fields)
+        and len(a.segments) == len(b.segments)
+        and all(np.array_equal(x, y) for x, y in zip(a.segments, b.segments, strict=True))
+    )
+
+
+def example() -> Container:
+    words = np.array([0, 1, 0xDEADBEEF, 2**32 - 1], dtype=np.uint32)
+    return Container(5, 4, 3, (1, 0), b"\x00\xff\x10\x80", b"side", (0, 1, 9, 26), (words, words[:0], words[2:]), 77)
+
+
+@st.composite
+def containers(draw) -> Container:
+    sides = st.tuples(st.integers(1, 2**15), st.integers(1, 2**15))
+    width, height = draw(sides | st.sampled_from([(1, 1), (1, 2**30)]))
+    channels = draw(st.sampled_from([1, 3]))
+    phase = draw(st.integers(0, min(height, 2) - 1)), draw(st.integers(0, min(width, 2) - 1))
+    atoms = len(LatticeOrder(height, width, channels, phase).atoms)
+    calls = None
+    if atoms and draw(st.booleans()):
+        # A full schedule comes back as None, see test_full_schedule_is_left_out.
+        skipped = draw(st.sets(st.integers(1, atoms - 1), min_size=1))
+        calls = tuple(index for index in range(atoms) if index not in skipped)
+    words = st.lists(st.integers(0, 2**32 - 1), max_size=50).map(lambda x: np.array(x, dtype=np.uint32))
+    return Container(
+        width, height, channels, phase, draw(st.binary(min_size=4, max_size=4)), draw(st.binary(max_size=255)), calls,
+        tuple(draw(st.lists(words, min_size=1, max_size=4))), draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@given(containers())
+def test_round_trip(container):
+    data = pack(container)
+    assert is_ardm(data[:4])
+    for form in (data, memoryview(data), bytearray(data)):
+        assert same(unpack(form), container)
+    assert pack(unpack(data)) == data
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_with_a_correct_checksum(middle):
+    """Whatever a file holds, it is read or refused with FormatError, and what is read is written back alike."""
+    body = MAGIC + b"\x01" + middle
+    data = body + zlib.crc32(body).to_bytes(4, "little")
+    try:
+        container = unpack(data)
+    except FormatError:
+        return
+    assert same(unpack(pack(container)), container)
+
+
+def test_bytes_of_a_file():
+    """The layout of docs/FORMAT.md, byte by byte."""
+    body = bytes.fromhex(
+        "9a415244 01 02 05 04 00ff1080"  # magic, version, flags: phase y, width, height, model
+        "8104 73696465"  # side information "side"
+        "8204 03020004"  # 27 atoms: bits 0, 1, 9, 26
+        "8310 00000000 01000000 efbeadde ffffffff"
+        "8300"
+        "8308 efbeadde ffffffff"
+        "00 4d000000"  # end, checksum of the pixels
+    )
+    assert pack(example()) == body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def test_segments_are_ready_for_the_coder():
+    """Payloads lie at odd offsets; the words must be aligned, native and writable all the same."""
+    for words in unpack(pack(example())).segments:
+        assert words.dtype == np.uint32
+        assert words.dtype.isnative
+        assert words.flags.aligned
+        assert words.flags.c_contiguous
+
+
+def test_header_of_a_small_image_is_24_bytes():
+    words = np.arange(100, dtype=np.uint32)
+    data = pack(Container(32, 32, 3, (0, 0), bytes(4), b"", None, (words,), 0))
+    assert len(data) - words.nbytes == 24
+
+
+def test_full_schedule_is_left_out():
+    atoms = len(LatticeOrder(4, 4, 1).atoms)
+    full = Container(4, 4, 1, (0, 0), bytes(4), b"", tuple(range(atoms)), (np.zeros(1, np.uint32),), 0)
+    container = unpack(pack(full))
+    assert container.calls is None
+    assert container.call_starts == full.call_starts == tuple(range(atoms))
+    spelled_out = raw_file(b"\x82\x02\xff\x01" + STREAM, flags=1, size=varint(8) + varint(2))
+    assert unpack(spelled_out).calls == tuple(range(9))
+
+
+def test_single_pixel_has_no_schedule():
+    pixel = Container(1, 1, 3, (0, 0), bytes(4), b"", (), (np.zeros(1, np.uint32),), 0)
+    assert unpack(pack(pixel)).calls is None
+    assert unpack(pack(pixel)).call_starts == ()
+    for chunk in (b"\x82\x00", b"\x82\x01\x01"):
+        with pytest.raises(FormatError, match="schedule"):
+            unpack(raw_file(chunk + STREAM, size=b"\x01\x01"))
+
+
+def test_every_bit_flip_is_refused():
+    data = pack(example())
+    for position in range(len(data)):
+        for bit in range(8):
+            broken = bytearray(data)
+            broken[position] ^= 1 << bit
+            with pytest.raises(FormatError, match=r"magic|version|checksum"):
+                unpack(broken)
+
+
+def test_every_truncation_and_extension_is_refused():
+    data = pack(example())
+    for length in range(len(data)):
+        with pytest.raises(FormatError, match=r"empty|truncated"):
+            unpack(data[:length])
+    for extra in (b"\x00", b"garbage", data):
+        with pytest.raises(FormatError, match="checksum"):
+            unpack(data + extra)
+
+
+def test_errors_are_one_line():
+    for data in (b"", b"\x9a", b"\x89PNG\r\n\x1a\n", MAGIC, MAGIC + b"\x02", MAGIC + b"\x01", b"\n" * 100):
+        with pytest.raises(FormatError) as caught:
+            unpack(data)
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_version_comes_before_the_checksum():
+    with pytest.raises(FormatError, match="version 2"):
+        unpack(MAGIC + b"\x02 whatever a later version may look like")
+    with pytest.raises(FormatError, match="version 0"):
+        unpack(raw_file(start=MAGIC + b"\x00"))
+
+
+def test_checksum_comes_before_the_header():
+    data = bytearray(raw_file(flags=0xF8))
+    data[-1] ^= 1
+    with pytest.raises(FormatError, match="file checksum does not match"):
+        unpack(data)
+
+
+@pytest.mark.parametrize("kind", [0x01, 0x05, 0x7F])
+def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
+    extra = bytes([kind]) + varint(200) + bytes(200)
+    plain = b"\x81\x01s", b"\x82\x03\x01\x01\x00", STREAM, STREAM
+    expected = unpack(raw_file(b"".join(plain)))
+    for position in range(5):
+        chunks = b"".join((*plain[:position], extra, extra, *plain[position:]))
+        assert same(unpack(raw_file(chunks)), expected)
+
+
+@pytest.mark.parametrize("kind", [0x80, 0x84, 0x86, 0xFF])
+def test_unknown_critical_chunks_are_refused(kind):
+    with pytest.raises(FormatError, match=f"critical chunk 0x{kind:02x}"):
+        unpack(raw_file(STREAM + bytes([kind]) + b"\x00"))
+
+
+@pytest.mark.parametrize("flags", [8, 16, 32, 64, 128, 0xF8])
+def test_reserved_flags_are_refused(flags):
+    with pytest.raises(FormatError, match="reserved"):
+        unpack(raw_file(flags=flags))
+
+
+@pytest.mark.parametrize("size", [b"\x84\x00\x03", b"\x04\x83\x80\x00", b"\x04\x83\x80\x80\x80\x00"])
+def test_longer_than_needed_numbers_are_refused(size):
+    with pytest.raises(FormatError, match="shortest"):
+        unpack(raw_file(size=size))
+
+
+def test_longer_than_needed_chunk_length_is_refused():
+    with pytest.raises(FormatError, match="shortest"):
+        unpack(raw_file(b"\x83\x84\x00\x01\x02\x03\x04"))
+
+
+@pytest.mark.parametrize("size", [b"\x80\x80\x80\x80\x08\x01", b"\xff\xff\xff\xff\xff\x01\x01", b"\x01" + b"\x80" * 9])
+def test_too_large_numbers_are_refused(size):
+    with pytest.raises(FormatError, match="too large"):
+        unpack(raw_file(size=size))
+
+
+@pytest.mark.parametrize("size", [b"\x00\x03", b"\x03\x00"])
+def test_empty_images_are_refused(size):
+    with pytest.raises(FormatError, match="must not be 0"):
+        unpack(raw_file(size=size))
+
+
+def test_pixel_limit():
+    longest = varint(2**31 - 1)
+    assert unpack(raw_file(size=longest + b"\x01"), max_pixels=2**31).width == 2**31 - 1
+    for size in (longest + b"\x01", longest + longest):
+        with pytest.raises(FormatError, match="limit"):
+            unpack(raw_file(size=size))
+    with pytest.raises(FormatError, match="4 x 3 pixels is over the limit of 11"):
+        unpack(raw_file(), max_pixels=11)
+    assert unpack(raw_file(), max_pixels=12).height == 3
+
+
+@pytest.mark.parametrize(("flags", "size"), [(2, b"\x05\x01"), (4, b"\x01\x05")])
+def test_phase_needs_two_pixels(flags, size):
+    with pytest.raises(FormatError, match="phase"):
+        unpack(raw_file(flags=flags, size=size))
+
+
+@pytest.mark.parametrize(("chunks", "message"), [
+    (b"", "no stream"),
+    (b"\x81\x01s", "no stream"),
+    (b"\x83\x05hello", "32-bit words"),
+    (b"\x81\x00" + STREAM, "side information of 0 bytes"),
+    (b"\x81\x80\x02" + bytes(256) + STREAM, "side information of 256 bytes"),
+    (b"\x81\x01s\x81\x01s" + STREAM, "misplaced side information chunk: repeated"),
+    (b"\x82\x03\x01\x00\x00\x82\x03\x01\x00\x00" + STREAM, "misplaced schedule chunk: repeated"),
+    (b"\x82\x03\x01\x00\x00\x81\x01s" + STREAM, "misplaced side information chunk: after the schedule chunk"),
+    (STREAM + b"\x81\x01s", "misplaced side information chunk: after the stream chunk"),
+    (STREAM + b"\x82\x03\x01\x00\x00", "misplaced schedule chunk: after the stream chunk"),
+    (b"\x82\x03\xfe\xff\x03" + STREAM, "first atom"),
+    (b"\x82\x03\x01\x00\x04" + STREAM, "unused bits"),
+    (b"\x82\x02\x01\x00" + STREAM, "18 atoms"),
+    (b"\x82\x04\x01\x00\x00\x00" + STREAM, "18 atoms"),
+    (b"\x83\xff\xff\xff\xff\x07", "too early"),
+])
+def test_malformed_chunks_are_refused(chunks, message):
+    with pytest.raises(FormatError, match=message):
+        unpack(raw_file(chunks))
+
+
+@pytest.mark.parametrize("end", [b"", b"\x00", b"\x00abc", b"\x00PCRC!", b"\x00PCRC" + STREAM, b"\x00\x00PCRC"])
+def test_malformed_ends_are_refused(end):
+    with pytest.raises(FormatError, match=r"too early|stray"):
+        unpack(raw_file(end=end))
+
+
+@pytest.mark.parametrize("changes", [
+    {"width": 0}, {"height": 2**31}, {"channels": 4}, {"phase": (0, 2)}, {"width": 1, "phase": (0, 1)},
+    {"model_id": b"abc"}, {"side_info": bytes(256)}, {"calls": ()}, {"calls": (1, 2)}, {"calls": (0, 2, 1)},
+    {"calls": (0, 1, 1)}, {"calls": (0, 27)}, {"calls": (-1, 0)}, {"segments": ()},
+    {"segments": (np.zeros(2, np.int64),)}, {"segments": (np.zeros((1, 1), np.uint32),)}, {"pixel_crc": 2**32},
+    {"pixel_crc": -1}, {"width": 1, "height": 1, "phase": (0, 0), "calls": (0,)},
+])
+def test_pack_refuses_what_the_format_cannot_hold(changes):
+    fields = {**vars(example()), **changes}
+    with pytest.raises(ValueError, match=r"."):
+        pack(Container(**fields))

@@ -1,0 +1,217 @@
+"""Tests of training/augment.py and training/images.py."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ardmzip.errors import ImageError
+from ardmzip.training import augment as aug
+from ardmzip.training import images
+
+
+def picture(height: int = 128, width: int = 160, seed: int = 0) -> np.ndarray:
+    """A smooth colourful picture with some noise, away from the ends of the range."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    waves = [np.sin(y / (7 + 3 * c) + c) + np.cos(x / (11 + 2 * c) - c) for c in range(3)]
+    return np.rint(128 + 25 * np.stack(waves, -1) + rng.normal(0, 3, (height, width, 3))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(128, 160), (65, 97), (64, 64), (20, 31), (1, 1)])
+def test_augment_shape_dtype_and_determinism(size):
+    crop = picture(*size)
+    before = crop.copy()
+    for seed in range(60):
+        one = aug.augment(crop, np.random.default_rng(seed))
+        two = aug.augment(crop, np.random.default_rng(seed))
+        assert one.dtype == np.uint8
+        assert one.ndim == 3
+        assert one.shape[2] == 3
+        assert one.flags.c_contiguous
+        assert min(one.shape[:2]) >= min(64, *size)
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(crop, before)
+
+
+def test_augment_leaves_some_crops_alone():
+    crop = picture(64, 64)
+    views = {view.tobytes() for k in range(4) for view in (np.rot90(crop, k), np.rot90(crop[:, ::-1], k))}
+    rng = np.random.default_rng(1)
+    share = np.mean([aug.augment(crop, rng).tobytes() in views for _ in range(600)])
+    assert 0.24 < share < 0.42
+    assert len({np.ascontiguousarray(aug.random_geometry(crop, rng)).tobytes() for _ in range(100)} & views) == 8
+
+
+@pytest.mark.parametrize("name", list(aug.OPS))
+@pytest.mark.parametrize("size", [(128, 160), (65, 97)])
+def test_every_op(name, size):
+    planes = aug.to_planes(picture(*size))
+    before = planes.copy()
+    op = aug.OPS[name]
+    changed = 0
+    for seed in range(10):
+        result = op(planes, np.random.default_rng(seed), aug.DEFAULT)
+        assert result.dtype == np.float32
+        assert np.isfinite(result).all()
+        if name != "down":
+            assert result.shape == planes.shape
+        np.testing.assert_array_equal(result, op(planes, np.random.default_rng(seed), aug.DEFAULT))
+        image = aug.to_image(result)
+        assert image.dtype == np.uint8
+        changed += image.shape != (*size, 3) or bool((image != aug.to_image(planes)).any())
+    np.testing.assert_array_equal(planes, before)
+    assert changed >= 8 or (name == "down" and size == (65, 97))
+
+
+@pytest.mark.parametrize("matrix", [aug.BT601, aug.PHOTO_CD])
+@pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("kind", ["linear", "cubic"])
+def test_cosited_chroma_keeps_its_sites(kind, phase, matrix):
+    image = picture(65, 96)
+    result = aug.to_image(aug.subsample_chroma(aug.to_planes(image), phase=phase, kind=kind, matrix=matrix))
+    kept = slice(phase[0], None, 2), slice(phase[1], None, 2)
+    np.testing.assert_array_equal(result[kept], image[kept])
+    assert (result != image).any()
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (-1,), (-2,)])
+def test_linear_chroma_lies_between_kept_sites_and_luma_stays(axes):
+    planes = aug.to_planes(picture())
+    result = aug.subsample_chroma(planes, axes=axes)
+    to_ycc = np.linalg.inv(aug.BT601)
+    old, new = (np.tensordot(to_ycc, p.astype(np.float64), 1) for p in (planes, result))
+    np.testing.assert_allclose(new[0], old[0], atol=1e-3)
+    for axis in axes:
+        c = np.moveaxis(new[1:], axis, -1)
+        np.testing.assert_allclose(c[..., 1:-1:2], (c[..., :-2:2] + c[..., 2::2]) / 2, atol=1e-3)
+
+
+def test_rounded_chroma_is_integer_in_ycc():
+    result = aug.subsample_chroma(aug.to_planes(picture()), rounding=0.5, matrix=aug.PHOTO_CD)
+    ycc = np.tensordot(np.linalg.inv(aug.PHOTO_CD), result.astype(np.float64), 1)
+    np.testing.assert_allclose(ycc, np.rint(ycc), atol=1e-3)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("length", [2, 7, 8])
+@pytest.mark.parametrize("kind", ["linear", "cubic", "triangle", "nearest", "centred-cubic"])
+def test_resample_axis_keeps_constants_and_slopes(kind, length, phase):
+    flat = np.full((2, 5, length), 7, np.float32)
+    np.testing.assert_allclose(aug.resample_axis(flat, -1, phase, kind), flat, rtol=1e-6)
+    if kind != "nearest":
+        slope = np.broadcast_to(np.arange(32, dtype=np.float32), (2, 5, 32))
+        inner = aug.resample_axis(slope, -1, phase, kind)[..., 6:-6]
+        np.testing.assert_allclose(inner, slope[..., 6:-6], atol=1e-5)
+    square = np.random.default_rng(0).normal(size=(2, length, length)).astype(np.float32)
+    turned = aug.resample_axis(square.swapaxes(1, 2), -2, phase, kind).swapaxes(1, 2)
+    np.testing.assert_array_equal(turned, aug.resample_axis(square, -1, phase, kind))
+    with pytest.raises(ValueError, match="unknown kind"):
+        aug.resample_axis(flat, -1, phase, "none")
+
+
+def test_noise_has_the_right_strength():
+    planes = np.full((3, 128, 128), 128, np.float32)
+    for filtered in (0.0, 1.0):
+        config = aug.AugmentConfig(luma_grain=(3, 3.001), chroma_noise=(2, 2.001), filtered_noise=filtered)
+        grain = aug.luma_grain(planes, np.random.default_rng(0), config) - planes
+        assert 1.9 < grain.std() < 4.2
+        np.testing.assert_allclose(np.corrcoef(grain.reshape(3, -1)), 1, atol=1e-4)
+        colour = aug.chroma_noise(planes, np.random.default_rng(0), config) - planes
+        assert np.abs(np.tensordot(aug.LUMA, colour, 1)).max() < 1e-3
+        assert 1.772 * 1.6 < colour[2].std() < 1.772 * 2.4
+
+
+def test_tone_leaves_gaps_and_gray_is_gray():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.float32), (3, 64, 256))
+    for seed in range(10):
+        result = aug.tone(ramp, np.random.default_rng(seed))
+        assert len(np.unique(result)) < 256
+        np.testing.assert_array_equal(result, np.rint(result))
+    image = aug.to_image(aug.gray(aug.to_planes(picture()), np.random.default_rng(0)))
+    assert (image == image[:, :, :1]).all()
+
+
+def test_down_respects_the_smallest_side():
+    for size in [(256, 256), (70, 300), (64, 64), (90, 90)]:
+        for seed in range(20):
+            assert min(aug.down(np.zeros((3, *size), np.float32), np.random.default_rng(seed)).shape[1:]) >= 64
+
+
+def test_random_crop_is_a_view():
+    image, rng = picture(), np.random.default_rng(0)
+    crop = aug.random_crop(image, 64, rng)
+    assert crop.shape == (64, 64, 3)
+    assert np.shares_memory(crop, image)
+    assert aug.random_crop(image, 500, rng).shape == image.shape
+
+
+def test_speed():
+    crop, rng = picture(256, 256), np.random.default_rng(0)
+    aug.augment(crop, rng)
+    start = time.perf_counter()
+    for _ in range(100):
+        aug.augment(crop, rng)
+    per_crop = (time.perf_counter() - start) * 10
+    print(f"augment: {per_crop:.1f} ms per 256x256 crop")
+    assert per_crop < 200  # far above the usual 2-5 ms, for slow test machines
+
+
+def test_read_list_and_load(tmp_path):
+    image = picture(40, 50)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(image).save(tmp_path / "a" / "rgb.png")
+    Image.fromarray(image[:, :, 0]).save(tmp_path / "gray.PNG")
+    (tmp_path / "notes.txt").write_text("no image")
+    paths = images.list_images([tmp_path, tmp_path / "a"])
+    assert [path.name for path in paths] == ["rgb.png", "gray.PNG"]
+    rgb, gray = images.load_images(paths)
+    np.testing.assert_array_equal(rgb, image)
+    np.testing.assert_array_equal(gray, np.repeat(image[:, :, :1], 3, 2))
+    assert len(images.load_images(paths, max_bytes=image.nbytes)) == 1
+    assert images.load_images([]) == []
+    with pytest.raises(ImageError):
+        images.list_images([tmp_path / "missing"])
+
+
+def test_read_rejects_the_unusual(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "alpha.png")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    Image.new("P", (4, 4)).save(tmp_path / "palette.png")
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    (tmp_path / "damaged.jxl").write_bytes(b"\xff\x0arubbish")
+    for path in [*images.list_images([tmp_path]), tmp_path / "missing.png", tmp_path / "missing.jxl"]:
+        with pytest.raises(ImageError, match=path.name):
+            images.read_rgb(path)
+
+
+def test_jxl(tmp_path):
+    codecs = pytest.importorskip("imagecodecs")
+    for image in (picture(30, 20), picture(30, 20)[:, :, 0]):
+        (tmp_path / "x.jxl").write_bytes(codecs.jpegxl_encode(np.ascontiguousarray(image), lossless=True))
+        expected = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, 2)
+        np.testing.assert_array_equal(images.read_rgb(tmp_path / "x.jxl"), expected)
+
+
+def test_sheets_are_cut(tmp_path):
+    sheet = picture(256, 384)
+    (tmp_path / "div2k-crops").mkdir()
+    Image.fromarray(sheet).save(tmp_path / "div2k-crops" / "s.png")
+    loaded = images.load_images(images.list_images([tmp_path]))
+    assert [tile.shape for tile in loaded] == [(128, 128, 3)] * 6
+    np.testing.assert_array_equal(loaded[4], sheet[128:, 128:256])
+    assert len(images.tiles(picture(300, 140), 128)) == 2
+
+
+def test_split(tmp_path):
+    paths = [tmp_path / f"photo_{i:04}.png" for i in range(800)]
+    train, validation = images.split(paths)
+    assert 16 <= len(validation) <= 52
+    assert sorted(train + validation) == paths
+    assert set(images.split(paths[::-1])[1]) == set(validation)
+    assert images.split(paths[:1]) == (paths[:1], [])
+    assert all(len(part) >= 1 for n in range(2, 9) for part in images.split(paths[:n]))
+    assert all(len(part) >= 1 for part in images.split(paths[:2], every=2))
