@@ -89,3 +89,67 @@ def expert_index(level: int, kind: int, channel: int) -> int:
 def expert_layout(expert: int) -> Layout:
     """The input layout of an expert."""
     return layout(expert // CHANNELS % KINDS, expert % CHANNELS)
+
+
+def window_features(
+    q: torch.Tensor,
+    at: torch.Tensor,
+    stride: int,
+    lay: Layout,
+    level: int,
+    side: torch.Tensor,
+    tabs: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs of pixels, in torch operations on any device; kernels.py has the same for the CPU.
+
+    q: int16, a flattened level array; at: int64 [n], flat offsets of the pixels; stride: columns of the level array,
+    border included; side: int8 [SIDE + 1].
+
+    Returns x int8 [n, inputs], the mixture centre int32 [n] in 1/64 grey level, and the activity class uint8 [n].
+    """
+    n = len(at)
+    device = q.device
+    offsets = torch.from_numpy((lay.offsets[:, 0] * stride + lay.offsets[:, 1]) * CHANNELS).to(device)
+    weights = torch.from_numpy(lay.weights).to(device)
+    x = torch.zeros(n, lay.inputs, dtype=torch.int8, device=device)
+    scalars = sum(lay.taps(plane) for plane in range(CHANNELS))
+    window = [q[at[:, None] + offsets + plane].long() for plane in range(CHANNELS)]
+    here = [q[at + plane].long() for plane in range(CHANNELS)]
+    column = 0
+    references = []
+    for plane in range(CHANNELS):
+        taps = lay.taps(plane)
+        values = window[plane][:, :taps]
+        known = values >= 0
+        if plane > 0:
+            values = values - window[0][:, :taps]
+        w = torch.where(known, weights[:taps], 0)
+        weight = w.sum(1)
+        mean = torch.div(
+            (w * values).sum(1) * tables.UNIT + (weight >> 1), weight.clamp(min=1), rounding_mode="floor"
+        )  # fmt: skip
+        reference = torch.where(weight > 0, mean, 128 * tables.UNIT if plane == 0 else 0)
+        here_known = (here[plane] >= 0) if plane < lay.channel else torch.zeros(n, dtype=torch.bool, device=device)
+        own = here[plane] if plane == 0 else here[plane] - here[0]
+        reference = torch.where(here_known, own * tables.UNIT, reference)
+        references.append(reference)
+
+        d = torch.where(known, values * tables.UNIT - reference[:, None], 0)
+        spread = torch.div((w * d.abs()).sum(1), weight.clamp(min=1), rounding_mode="floor")
+        cls = tabs["class_of"].long()[(spread >> 2).clamp(max=len(tabs["class_of"]) - 1)]
+        cls = torch.where(weight > 0, cls, tables.CLASS_UNKNOWN)
+        entry = cls[:, None] * tables.DIFFERENCES + (d.abs() >> 4).clamp(max=tables.DIFFERENCES - 1)
+        x[:, column : column + taps] = torch.where(known, d.sign() * tabs["compand"].long()[entry], 0).to(torch.int8)
+        column += taps
+        x[:, scalars + plane] = (4 * cls - 64).to(torch.int8)
+        level_input = ((reference >> 6) - 128) >> 1 if plane == 0 else (reference >> 6) >> 2
+        x[:, scalars + 3 + plane] = level_input.to(torch.int8)
+        x[:, scalars + 6 + plane] = (weight * tables.INPUT_ONE // weights[:taps].sum()).to(torch.int8)
+        if plane < 2:
+            x[:, scalars + 9 + plane] = here_known.to(torch.int8) * tables.INPUT_ONE
+        if plane == lay.channel:
+            own_class = cls
+            centre = reference if plane == 0 else reference + references[0]
+    x[:, scalars + 11 : scalars + 11 + min(level, LEVELS)] = tables.INPUT_ONE
+    x[:, scalars + 11 + LEVELS : scalars + SCALARS] = side
+    return x, centre.clamp(0, 255 * tables.UNIT).int(), own_class.to(torch.uint8)

@@ -8,10 +8,15 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ardmzip import tables
-from ardmzip.features import CHANNELS, LEVELS, Layout, SCALARS, SIDE
+from ardmzip import mixture, tables
+from ardmzip.features import LEVELS, SCALARS, SIDE, Layout
 
-UNIT = tables.UNIT
+# numba treats module globals as compile-time constants
+_UNIT = tables.UNIT
+_TOTAL, _FLOOR, _MEAN_LIMIT = mixture.TOTAL, mixture.FLOOR, mixture.MEAN_LIMIT
+_MU_MIN, _MU_MAX, _SCALE_ZERO = mixture.MU_MIN, mixture.MU_MAX, mixture.SCALE_ZERO
+_SCALE_ENTRIES, _LOGISTIC_ENTRIES, _EXP_ENTRIES = mixture.SCALE_ENTRIES, mixture.LOGISTIC_ENTRIES, mixture.EXP_ENTRIES
+_WEIGHT_BITS = tables.WEIGHT_BITS
 _CLASS_UNKNOWN = tables.CLASS_UNKNOWN
 _DIFFERENCES = tables.DIFFERENCES
 _ONE = tables.INPUT_ONE
@@ -39,11 +44,11 @@ def _pixel_features(q, at, stride, dy, dx, weights, known, channel, level, side,
             if v >= 0 and plane > 0:
                 # R and B are only known where G is
                 v -= np.int64(q[a])
-                values[k] = v * UNIT
+                values[k] = v * _UNIT
                 total += w * v
                 weight += w
             elif v >= 0:
-                values[k] = v * UNIT
+                values[k] = v * _UNIT
                 total += w * v
                 weight += w
             else:
@@ -53,11 +58,11 @@ def _pixel_features(q, at, stride, dy, dx, weights, known, channel, level, side,
         if here_known:
             if plane > 0:
                 here -= here_g
-            ref = here * UNIT
+            ref = here * _UNIT
         elif weight > 0:
-            ref = (total * UNIT + (weight >> 1)) // weight
+            ref = (total * _UNIT + (weight >> 1)) // weight
         else:
-            ref = np.int64(128 * UNIT) if plane == 0 else np.int64(0)
+            ref = np.int64(128 * _UNIT) if plane == 0 else np.int64(0)
         cls = np.int64(_CLASS_UNKNOWN)
         if weight > 0:
             spread = np.int64(0)
@@ -95,7 +100,7 @@ def _pixel_features(q, at, stride, dy, dx, weights, known, channel, level, side,
         x[scalars + 11 + LEVELS + i] = side[i]
     for i in range(scalars + SCALARS, len(x)):
         x[i] = 0
-    return min(max(centre, 0), 255 * UNIT), cls_own
+    return min(max(centre, 0), 255 * _UNIT), cls_own
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -177,3 +182,132 @@ def training_features(
                 centre[i], cls[i] = _pixel_features(
                     patch, 24 * 3, 7, dy, dx, weights, known, channel, level[i], s, class_of, compand, values, x[i]
                 )
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def requantise(acc, bias, shift, out):
+    """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m]."""
+    rows, columns = acc.shape
+    for i in numba.prange(rows):
+        for j in range(columns):
+            out[i, j] = min(max((acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift):
+    """mixture.mixture for one pixel: fills int32 rows of K."""
+    k_count = len(weight)
+    best = 0
+    for k in range(1, k_count):
+        if p[k] > p[best]:
+            best = k
+    total = np.int64(0)
+    for k in range(k_count):
+        e = np.int64(exp2[min((p[best] - p[k]) >> 2, _EXP_ENTRIES - 1)])
+        weight[k] = e
+        total += e
+    rest = np.int64(1 << _WEIGHT_BITS)
+    for k in range(k_count):
+        w = (np.int64(weight[k]) << _WEIGHT_BITS) // total
+        weight[k] = w
+        rest -= w
+    weight[best] += rest
+    for k in range(k_count):
+        m = np.int64(min(max(p[k_count + k], -_MEAN_LIMIT), _MEAN_LIMIT)) * class_scale[cls]
+        mean[k] = min(max(centre + (m >> 8), _MU_MIN), _MU_MAX)
+        s = min(max((p[2 * k_count + k] >> 2) + 16 * np.int64(cls) + _SCALE_ZERO, 0), _SCALE_ENTRIES - 1)
+        mantissa[k] = inv_mantissa[s]
+        shift[k] = inv_shift[s]
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _cumulative(x, weight, mean, mantissa, shift, logistic):
+    """mixture.cumulative for one pixel and one boundary."""
+    if x == 0:
+        return np.int64(0)
+    if x == 256:
+        return np.int64(_TOTAL)
+    c = np.int64(0)
+    for k in range(len(weight)):
+        z = ((np.int64(_UNIT * x - _UNIT // 2 - mean[k]) * mantissa[k]) >> shift[k]) + _LOGISTIC_ENTRIES // 2
+        c += np.int64(weight[k]) * logistic[min(max(z, 0), _LOGISTIC_ENTRIES - 1)]
+    c >>= 6
+    return c - (c >> 12) + _FLOOR * x
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _rescale(part, whole):
+    """mixture.rescale: an exact floor, since a correctly rounded double quotient below 2**24 keeps it."""
+    return np.int64(np.float64(part * (_TOTAL - 16)) / np.float64(whole))
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
+    n, k_count = len(p), p.shape[1] // 3
+    chunk = 1024
+    for block in numba.prange((n + chunk - 1) // chunk):
+        weight = np.empty(k_count, np.int32)
+        mean = np.empty(k_count, np.int32)
+        mantissa = np.empty(k_count, np.int32)
+        shift = np.empty(k_count, np.int32)
+        for i in range(block * chunk, min(n, (block + 1) * chunk)):
+            _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
+            v = np.int64(value[i])
+            high = v & ~15
+            first = _cumulative(high, weight, mean, mantissa, shift, logistic)
+            whole = _cumulative(high + 16, weight, mean, mantissa, shift, logistic) - first
+            low = _rescale(_cumulative(v, weight, mean, mantissa, shift, logistic) - first, whole)
+            above = _rescale(_cumulative(v + 1, weight, mean, mantissa, shift, logistic) - first, whole)
+            start[i] = first
+            width[i] = whole
+            start[n + i] = low + (v & 15)
+            width[n + i] = above - low + 1
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logistic, rows):
+    """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
+    n, k_count = len(p), p.shape[1] // 3
+    chunk = 512
+    for block in numba.prange((n + chunk - 1) // chunk):
+        weight = np.empty(k_count, np.int32)
+        mean = np.empty(k_count, np.int32)
+        mantissa = np.empty(k_count, np.int32)
+        shift = np.empty(k_count, np.int32)
+        for i in range(block * chunk, min(n, (block + 1) * chunk)):
+            _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
+            if len(high) == 0:
+                before = np.int64(0)
+                for s in range(16):
+                    after = _cumulative(16 * s + 16, weight, mean, mantissa, shift, logistic)
+                    rows[i, s] = after - before - 1
+                    before = after
+            else:
+                base = 16 * np.int64(high[i])
+                first = _cumulative(base, weight, mean, mantissa, shift, logistic)
+                whole = _cumulative(base + 16, weight, mean, mantissa, shift, logistic) - first
+                before = np.int64(0)
+                for s in range(16):
+                    after = np.int64(_TOTAL - 16)
+                    if s < 15:
+                        after = _rescale(
+                            _cumulative(base + s + 1, weight, mean, mantissa, shift, logistic) - first, whole
+                        )
+                    rows[i, s] = after - before
+                    before = after
+
+
+def intervals(p, centre, cls, value, tabs, start, width) -> None:
+    """mixture.intervals: fills ``start``, ``width`` uint32 [2 n], the high nibbles first, then the low ones."""
+    _intervals(
+        p, centre, cls, value, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
+        tabs["logistic"], start, width,
+    )  # fmt: skip
+
+
+def rows(p, centre, cls, high, tabs, out) -> None:
+    """mixture.high_rows (``high`` empty) or mixture.low_rows into float32 [n, 16]."""
+    _rows(
+        p, centre, cls, high, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
+        tabs["logistic"], out,
+    )  # fmt: skip

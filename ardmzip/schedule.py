@@ -1,10 +1,10 @@
 """How the atoms of an order are cut into network calls: dynamic programming over measured losses.
 
-This is the parallel generation of Hoogeboom et al. 2021 (arXiv 2110.02037, section 3.1, "Parallelized ARDMs"), for atoms
-of any size in a fixed order. One call codes the atoms t..u-1 from what is known before atom t, so each of them costs
-what it costs at step t: more than it would later. ``loss[t][r]``, for t <= r, is the mean number of bits per sub-pixel
-of atom r when only the atoms before t are known. In the paper the order is random, so every variable not yet known is
-alike: ``loss[t][r] = L_t`` whatever r is, every size is 1, and a call of k variables costs ``k * L_t``.
+This is the parallel generation of Hoogeboom et al. 2021 (arXiv 2110.02037, section 3.1, "Parallelized ARDMs"), for
+atoms of any size in a fixed order. One call codes the atoms t..u-1 from what is known before atom t, so each of them
+costs what it costs at step t: more than it would later. ``loss[t][r]``, for t <= r, is the mean number of bits per
+sub-pixel of atom r when only the atoms before t are known. In the paper the order is random, so every variable not yet
+known is alike: ``loss[t][r] = L_t`` whatever r is, every size is 1, and a call of k variables costs ``k * L_t``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Schedule:
 def best_schedule(sizes: np.ndarray, loss: np.ndarray, steps: int | None = None) -> Schedule:
     """The cheapest cut into at most ``steps`` calls, or into any number of calls if that is None.
 
-    The paper's dynamic programme (section 3.1): the cheapest way to code the atoms before u with s calls is the cheapest
-    way to code the atoms before some t with s - 1 calls, and one call for t..u-1. Among cuts of equal cost the one with
-    the fewest calls is taken, so atoms of size 0 never have a call of their own.
+    The paper's dynamic programme (section 3.1): the cheapest way to code the atoms before u with s calls is the
+    cheapest way to code the atoms before some t with s - 1 calls, and one call for t..u-1. Among cuts of equal cost one
+    with the fewest calls is taken, so empty atoms join a neighbour's call.
 
     The paper's special case, five variables with L_t = 5, 3, 2, 1, 1 bits: one call costs 5 * 5 bits, five cost 12, and
     four as much, because the last two variables have the same loss:

@@ -104,18 +104,20 @@ class Bank:
             self.shape[slot, level] = h, w
         self.filled = max(self.filled, slot + 1)
 
-    def sample(self, expert: int, n: int, rng: np.random.Generator, masked: float = 0.0, slots=None) -> Samples:
+    def sample(self, expert: int, n: int, rng: np.random.Generator, masked: float = 0.0, hidden: int | None = None,
+               level_only: int | None = None) -> Samples:  # fmt: skip
         """``n`` random pixels for an expert (a few less if crops are too small for the level drawn).
 
-        ``masked``: share of samples whose preceding atoms are hidden, as in merged network calls.
+        ``masked``: share of samples whose preceding atoms are hidden, as in merged network calls; ``hidden``: exactly
+        so many atoms are hidden from every sample. ``level_only``: all samples from one level.
         """
         lay = features.expert_layout(expert)
         group = expert // (features.KINDS * features.CHANNELS)
-        if slots is None:
-            first = 0 if lay.channel == 0 else self.gray
-            slots = rng.integers(first, self.filled, n)
+        slots = rng.integers(0 if lay.channel == 0 else self.gray, self.filled, n)
         share = COARSE_SHARE / COARSE_SHARE.sum()
         level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, LEVELS), n, p=share)
+        if level_only is not None:
+            level = np.full(n, level_only, np.int64)
         oy, ox = ((1, 1), (0, 1), (1, 0))[lay.kind]
         shape = self.shape[slots, level]
         rows, cols = (shape[:, 0] - oy + 1) // 2, (shape[:, 1] - ox + 1) // 2
@@ -127,6 +129,8 @@ class Bank:
         stride = np.asarray(self.sizes)[level]
         at = slots * self.offsets[-1] + self.offsets[level] + ((row + PAD) * stride + col + PAD) * 3
         gap = np.where(rng.random(n) < masked, np.minimum(1 + rng.exponential(5.0, n), 36), 0).astype(np.int64)
+        if hidden is not None:
+            gap = np.full(n, hidden, np.int64)
         x = np.empty((n, lay.inputs), np.int8)
         centre, cls, target = np.empty(n, np.int32), np.empty(n, np.uint8), np.empty(n, np.int16)
         kernels.training_features(

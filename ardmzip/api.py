@@ -1,0 +1,84 @@
+"""The library: ``compress`` and ``decompress``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ardmzip.container import pack, unpack
+from ardmzip.errors import ArdmError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+DEFAULT_MODEL = "photo"
+
+
+def compress(
+    image: Image.Image | np.ndarray,
+    *,
+    model: str | Path = DEFAULT_MODEL,
+    steps: int | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    verify: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> bytes:
+    """Compress an image without loss.
+
+    Args:
+        image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
+        model: name of an installed model, or path of a model file.
+        steps: budget of network calls; None takes as many as give the smallest file.
+        device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
+        backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
+        verify: decode the result and compare the pixels before returning it.
+        progress: called with the fraction done, 0 to 1.
+
+    Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
+
+    Raises ImageError for images it cannot store, ModelError, BackendError, and ArdmError if verification fails.
+
+    >>> import ardmzip, numpy
+    >>> image = numpy.arange(300, dtype=numpy.uint8).reshape(10, 10, 3)
+    >>> data = ardmzip.compress(image)
+    >>> restored = ardmzip.decompress(data)
+    >>> restored.mode, restored.size, bool((numpy.asarray(restored) == image).all())
+    ('RGB', (10, 10), True)
+    """
+    import numpy as np
+
+    from ardmzip import codec, image as images, model as models, network
+
+    planes = images.to_planes(image)
+    loaded, chosen = models.load(model), network.backend(device, backend)
+    share = 0.5 if verify else 1.0
+    report = None if progress is None else lambda done: progress(share * done)
+    data = pack(codec.encode(planes, loaded, chosen, steps, report))
+    if verify:
+        report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
+        if not np.array_equal(codec.decode(unpack(data), loaded, chosen, report), planes):
+            raise ArdmError("verification failed: the compressed data does not decode to the image")
+    return data
+
+
+def decompress(
+    data: bytes,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> Image.Image:
+    """The image of a ``.ardm`` file, exactly as it was: PIL mode RGB or L.
+
+    ``data`` may have been made on any device and back end. Raises FormatError for data that is damaged or not a
+    ``.ardm`` file, ModelError when its model is not installed, BackendError. Wrong pixels are never returned: they
+    are compared with the file's checksum.
+    """
+    from ardmzip import codec, image as images, model as models, network
+
+    container = unpack(data)
+    planes = codec.decode(container, models.find(container.model_id), network.backend(device, backend), progress)
+    return images.from_planes(planes)

@@ -1,0 +1,215 @@
+"""What the commands share: messages, options and reports."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ardmzip.errors import ArdmError
+
+if TYPE_CHECKING:
+    from ardmzip.container import Container
+
+FAILED, INTERRUPTED = 1, 130
+
+
+# Messages
+
+
+def plain(name: object) -> str:
+    """A text that can be printed on one line of any terminal: file names can hold anything.
+
+    >>> print(plain("two\\nlines"))
+    two?lines
+    """
+    return "".join(c if c.isprintable() else "?" for c in str(name))
+
+
+def complain(label: str | None, message: str) -> None:
+    """One red line on stderr."""
+    text = plain(" ".join(message.split()))
+    click.secho(f"ardmzip: {plain(label)}: {text}" if label else f"ardmzip: {text}", fg="red", err=True)
+
+
+def note(label: str, message: str) -> None:
+    """One yellow line on stderr, for what is worth knowing but no error."""
+    click.secho(f"ardmzip: {plain(label)}: note: {message}", fg="yellow", err=True)
+
+
+def describe(error: BaseException, label: str | None = None) -> str | None:
+    """The text of an expected error, None for a bug. A file other than ``label`` is named."""
+    if isinstance(error, MemoryError) or _is_torch_memory_error(error):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror + (f": {error.filename}" if str(error.filename) not in ("None", label) else "")
+    return str(error) if isinstance(error, (ArdmError, OSError)) else None
+
+
+def _is_torch_memory_error(error: BaseException) -> bool:
+    # torch has its own classes, and must not be imported just to name them
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
+
+
+def attempt(label: str, work: Callable[[], None]) -> bool:
+    """Do some work; whether it went well. An expected error becomes one line that begins with ``label``."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        complain(label, "interrupted")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except Exception as error:
+        message = describe(error, label)
+        if message is None or getattr(error, "errno", None) == errno.EPIPE:
+            raise  # a bug; or the reader of our output has gone, and click ends quietly
+        complain(label, message)
+        return False
+    return True
+
+
+def exit_code(label: str, work: Callable[[], None]) -> int:
+    """``attempt``, for commands with a single piece of work."""
+    return 0 if attempt(label, work) else FAILED
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    click.echo(json.dumps(values))
+
+
+# Reports
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done with one file: the keys of ``--json``. An output is None where nothing is written."""
+
+    input: str
+    output: str | None
+    input_bytes: int
+    raw_bytes: int
+    output_bytes: int | None
+    bits_per_subpixel: float
+    width: int
+    height: int
+    channels: int
+    model: str
+    calls: int
+    seconds: float
+
+    @property
+    def figures(self) -> str:
+        """Sizes and time for the summary line."""
+        sizes = f"{self.input_bytes}" if self.output_bytes is None else f"{self.input_bytes} -> {self.output_bytes}"
+        return f"{sizes} bytes  {self.bits_per_subpixel:.3f} bits per sub-pixel  {self.seconds:.1f} s"
+
+
+def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
+    """The part of a report that a container of ``ardm_bytes`` bytes determines."""
+    raw = c.width * c.height * c.channels
+    return {
+        "raw_bytes": raw,
+        "bits_per_subpixel": round(8 * ardm_bytes / raw, 6),
+        "width": c.width,
+        "height": c.height,
+        "channels": c.channels,
+        "calls": network_calls(c),
+    }
+
+
+def network_calls(c: Container) -> int:
+    """The calls that code at least one sub-pixel."""
+    starts, sizes = c.call_starts, c.order.sizes()
+    ends = (*starts[1:], len(sizes))
+    return sum(bool(sizes[start:end].any()) for start, end in zip(starts, ends, strict=True))
+
+
+def kind(channels: int) -> str:
+    return "gray" if channels == 1 else "RGB"
+
+
+def model_name(identity: bytes) -> str:
+    """The name of the installed model with this id, else the id."""
+    from ardmzip import model
+
+    try:
+        return model.names_by_id().get(identity, identity.hex())
+    except ArdmError:  # some other model file is broken: no reason to fail
+        return identity.hex()
+
+
+def backend_name(device: str, backend: str) -> str:
+    """Device and arithmetic that the codec has chosen (it keeps its choice, so asking again costs nothing)."""
+    from ardmzip import network
+
+    return network.backend(device, backend).name
+
+
+# Options
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Messages:
+    """-q, -v and --json."""
+
+    quiet: bool
+    verbose: bool
+    as_json: bool
+
+    def tell(self, report: Report, line: str, details: str) -> None:
+        """The summary on stderr, with the details if verbose, and the JSON on stdout."""
+        if not self.quiet:
+            click.echo(plain(line), err=True)
+            if self.verbose:
+                click.echo(f"  {plain(details)}", err=True)
+        if self.as_json:
+            print_json(asdict(report))
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several click options as one decorator, in the order of the help page."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+model_option = click.option(
+    "-m", "--model", default="photo", show_default=True, metavar="MODEL",
+    help="Name of an installed model (see ardmzip models), or the path of a model file.",
+)  # fmt: skip
+device_options = options(
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        help="Where the network runs. The result is the same everywhere.",
+    ),
+    click.option(
+        "--backend", type=click.Choice(["auto", "int8", "float32", "float64"]), default="auto", show_default=True,
+        help="Arithmetic of the network. The result is the same with all of them.",
+    ),
+)  # fmt: skip
+output_options = options(
+    click.option("-f", "--force", is_flag=True, help="Overwrite existing files."),
+    click.option(
+        "--rm/--keep", " /-k", "remove", default=False,
+        help="Remove every source once its output is complete and verified, or keep it (the default).",
+    ),
+    click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single file."),
+)  # fmt: skip
+message_options = options(
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Also print model, network calls, back end and timings."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file on standard output."),
+)

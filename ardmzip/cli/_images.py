@@ -1,0 +1,49 @@
+"""Image files from and to bytes. Imported by commands only when they need Pillow."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image
+
+from ardmzip.container import is_ardm
+from ardmzip.errors import ImageError
+from ardmzip.files import IMAGE_FORMATS
+from ardmzip.image import read_image
+
+# Pillow's names for what an image file may carry beside its pixels
+_METADATA = {"exif": "EXIF data", "icc_profile": "colour profile", "xmp": "XMP data", "XML:com.adobe.xmp": "XMP data"}
+
+
+def decode(data: bytes) -> Image.Image:
+    """The image of a file's bytes."""
+    if is_ardm(data):
+        raise ImageError("this is an .ardm file already")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
+        return read_image(io.BytesIO(data))
+
+
+def metadata(image: Image.Image) -> list[str]:
+    """What the image carries that an .ardm file cannot hold yet."""
+    return list(dict.fromkeys(text for key, text in _METADATA.items() if image.info.get(key)))
+
+
+def encode(image: Image.Image, suffix: str) -> bytes:
+    """An image file, complete in memory, so that a failure leaves nothing behind."""
+    if suffix == ".pgm" and image.mode != "L":
+        raise ImageError("a .pgm file holds gray only, and this image is RGB: use .ppm")
+    options = {"lossless": True} if suffix == ".webp" else {}
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, IMAGE_FORMATS[suffix], **options)
+    except (ValueError, OSError) as error:
+        raise ImageError(f"cannot be written as {suffix}: {error}") from error
+    return buffer.getvalue()
+
+
+def holds(file: bytes, image: Image.Image) -> bool:
+    """Whether an image file gives back the pixels; gray in a format without gray counts."""
+    with Image.open(io.BytesIO(file)) as restored:
+        return restored.size == image.size and restored.convert(image.mode).tobytes() == image.tobytes()

@@ -1,0 +1,120 @@
+"""``ardmzip decompress``, and the decoding that it shares with ``ardmzip test``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from ardmzip.cli import _common as common
+from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
+from ardmzip.cli._progress import Bar
+from ardmzip.errors import ArdmError
+from ardmzip.files import IMAGE_FORMATS, restored_name
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to decode, and what to print of it."""
+
+    device: str
+    backend: str
+    messages: common.Messages
+
+    def restore(self, job: Job, data: bytes) -> Image.Image:
+        """The image of a file's bytes, with a progress bar."""
+        from ardmzip.container import unpack
+
+        unpack(data)  # what is no .ardm file is refused before torch is imported
+        from ardmzip import api
+
+        with Bar(job.label, self.messages.quiet) as bar:
+            return api.decompress(data, device=self.device, backend=self.backend, progress=bar)
+
+    def tell(self, job: Job, data: bytes, started: float, written: int | None) -> None:
+        """The summary of a decoded file, of which ``written`` bytes were made, or nothing if None."""
+        from ardmzip.container import unpack
+
+        container = unpack(data)
+        name = common.model_name(container.model_id)
+        report = common.Report(
+            input=job.label if job.source else STREAM,
+            output=None if written is None else job.output if job.target else STREAM,
+            input_bytes=len(data), output_bytes=written, model=name, seconds=round(time.perf_counter() - started, 3),
+            **common.content(container, len(data)),
+        )  # fmt: skip
+        details = (
+            f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
+            f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
+            f"{common.backend_name(self.device, self.backend)}"
+        )
+        outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
+        self.messages.tell(report, f"{outcome}  {report.figures}", details)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ardmzip decompress img.ardm                    writes img.png beside img.ardm
+  ardmzip decompress a.ardm b.ardm -o restored/  writes restored/a.png and restored/b.png
+  ardmzip decompress img.ardm -o img.tif         writes a TIFF file
+  ardmzip decompress -c img.ardm | display       a PNG file on stdout
+
+\b
+Suffixes for -o, all lossless:
+  .png .bmp .tif .tiff .ppm .pnm, .pgm (gray only), .webp (gray becomes RGB)"""
+)
+@common.files_argument
+@click.option(
+    "-o", "--output", "out", metavar="OUT",
+    help="Output file (for one FILE; its suffix chooses the format) or existing folder; - is stdout.",
+)  # fmt: skip
+@common.device_options
+@common.output_options
+@common.message_options
+def decompress(
+    files: tuple[str, ...], out: str | None, device: str, backend: str, force: bool, remove: bool, stdout: bool,
+    quiet: bool, verbose: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Restore images from .ardm files.
+
+    FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png. Pixels
+    are compared with the checksum in the file: a damaged file gives an error, never a wrong image.
+    """
+    jobs = plan(files, out, restored_name, stdout=stdout, remove=remove, as_json=as_json)
+    for job in jobs:
+        _check_suffix(job)
+    decoding = Decoding(device, backend, common.Messages(quiet, verbose, as_json))
+    return run_jobs(jobs, lambda job: _decompress(job, decoding, force, remove))
+
+
+def _suffix(job: Job) -> str:
+    return ".png" if job.target is None else job.target.suffix.lower()
+
+
+def _check_suffix(job: Job) -> None:
+    if _suffix(job) not in IMAGE_FORMATS:
+        problem = f"ardmzip does not write {_suffix(job)} files" if _suffix(job) else "it has no suffix"
+        known = " ".join(IMAGE_FORMATS)
+        raise click.UsageError(f"{common.plain(job.output)}: {problem}; lossless formats it writes: {known}")
+
+
+def _decompress(job: Job, decoding: Decoding, force: bool, remove: bool) -> None:
+    started = time.perf_counter()
+    job.check_target(force)
+    data = job.read()
+    image = decoding.restore(job, data)
+    from ardmzip.cli import _images
+
+    file = _images.encode(image, _suffix(job))
+    if remove and not _images.holds(file, image):
+        raise ArdmError(f"verification failed: the {_suffix(job)} file does not hold the image")
+    job.write(file, force)
+    if remove:
+        job.remove_source()
+    decoding.tell(job, data, started, len(file))

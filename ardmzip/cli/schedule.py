@@ -1,0 +1,189 @@
+"""``ardmzip schedule``: how an image's atoms are cut into network calls, and what a cut costs."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ardmzip.cli import _common as common
+from ardmzip.errors import ArdmError, ModelError
+from ardmzip.files import check_target, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ardmzip.order import LatticeOrder
+    from ardmzip.schedule import Schedule
+
+
+class Size(click.ParamType):
+    """WIDTHxHEIGHT, as in 768x512."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", value)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 768x512", param, context)
+        return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be cut: the atoms of an order, and what they cost at every step."""
+
+    title: str
+    order: LatticeOrder
+    sizes: np.ndarray
+    loss: np.ndarray
+
+    def per_subpixel(self, bits: float) -> float:
+        return bits / float(self.sizes.sum())
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ardmzip schedule                               the best cut for 768 x 512 pixels
+  ardmzip schedule --steps 20 --size 4000x3000
+  ardmzip schedule --steps 20 --image img.png --plot cut.png
+
+\b
+The table names atoms by their number in coding order (docs/FORMAT.md, "Order"); an atom is one channel of one of
+the three lattices of a level. "0-35" is one network call for the atoms 0 to 35."""
+)
+@common.model_option
+@click.option(
+    "--steps", type=click.IntRange(min=1), metavar="S",
+    help="At most S network calls; by default the number that gives the fewest bits.",
+)  # fmt: skip
+@click.option("--size", type=Size(), default="768x512", show_default=True, metavar="WxH", help="Size of the image.")
+@click.option("--image", metavar="FILE", help="Take size and kind from an image instead.")
+@click.option("--gray", is_flag=True, help="Gray instead of RGB.")
+@click.option("--plot", metavar="OUT", help="Draw expected bits against network calls, and the cut (.png, .svg, .pdf).")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing plot.")
+def schedule(
+    model: str, steps: int | None, size: tuple[int, int], image: str | None, gray: bool, plot: str | None, force: bool
+) -> int:
+    """Show how an image is cut into network calls.
+
+    Sub-pixels that are coded in one call are predicted without knowing each other, so fewer calls cost more bits. This
+    finds the cheapest cut for at most S calls by dynamic programming over losses that were measured with the model on
+    validation images, and compares it with the optimum for any number of calls.
+    """
+    target = None if plot is None else Path(plot)
+    if target is not None and target.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"{common.plain(plot)}: a plot is a .png, .svg or .pdf file")
+    return common.exit_code(image or model, lambda: _schedule(model, steps, size, image, gray, target, force))
+
+
+def _schedule(
+    model: str, steps: int | None, size: tuple[int, int], image: str | None, gray: bool, plot: Path | None, force: bool
+) -> None:
+    if plot is not None:
+        check_target(plot, force)
+    from ardmzip.schedule import best_schedule
+
+    channels = 1 if gray else 3
+    if image is not None:
+        size, channels = _measure(Path(image))
+    problem = _problem(model, *size, channels)
+    click.echo(problem.title)
+    if not problem.sizes.any():
+        click.echo("a single pixel needs no network call")
+        return
+    optimum = best_schedule(problem.sizes, problem.loss)
+    chosen = optimum if steps is None else best_schedule(problem.sizes, problem.loss, steps)
+    click.echo("\n".join(["", *_table(problem, chosen.calls), "", *_totals(problem, chosen, optimum)]))
+    if plot is not None:
+        write_atomic(plot, _plot(problem, chosen, optimum, plot.suffix[1:].lower()), force)
+
+
+def _measure(path: Path) -> tuple[tuple[int, int], int]:
+    """Size and channels of an image file."""
+    from ardmzip.cli import _images
+
+    image = _images.decode(path.read_bytes())
+    return image.size, len(image.getbands())
+
+
+def _problem(model: str, width: int, height: int, channels: int) -> Problem:
+    from ardmzip import model as models
+    from ardmzip.order import LatticeOrder
+    from ardmzip.schedule import loss_for_order
+
+    loaded = models.load(model)
+    if channels not in loaded.loss:
+        raise ModelError(f"model {loaded.name} has no losses for {common.kind(channels)} images")
+    order = LatticeOrder(height, width, channels)
+    title = (
+        f"model {loaded.name} ({loaded.id.hex()}), {width} x {height} {common.kind(channels)}: "
+        f"{len(order.atoms)} atoms in {order.levels} levels"
+    )
+    return Problem(title, order, order.sizes(), loss_for_order(loaded.loss[channels], order))
+
+
+def _table(p: Problem, calls: tuple[int, ...]) -> list[str]:
+    """One line a level: the calls that begin in it, as ranges of atoms."""
+    atoms_a_level = 3 * p.order.channels
+    ranges = list(zip(calls, (*calls[1:], len(p.order.atoms)), strict=True))
+    lines = [f"{'level':>5}  {'pixels':>11}  {'calls':>5}  atoms of each call"]
+    for level in reversed(range(p.order.levels)):
+        first = (p.order.levels - 1 - level) * atoms_a_level
+        here = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in ranges if first <= a < first + atoms_a_level]
+        rows, columns = p.order.level_shape(level)
+        lines.append(f"{level:>5}  {f'{columns}x{rows}':>11}  {len(here):>5}  {'  '.join(here) or 'in the call above'}")
+    return lines
+
+
+def _totals(p: Problem, chosen: Schedule, optimum: Schedule) -> list[str]:
+    bits, best = p.per_subpixel(chosen.bits), p.per_subpixel(optimum.bits)
+    over = f", {100 * (bits / best - 1):+.2f} %" if best > 0 else ""
+    return [
+        f"network calls  {len(chosen.calls)}",
+        f"expected       {bits:.4f} bits per sub-pixel",
+        f"optimum        {best:.4f} bits per sub-pixel with {len(optimum.calls)} calls (chosen{over})",
+    ]
+
+
+def _plot(p: Problem, chosen: Schedule, optimum: Schedule, suffix: str) -> bytes:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ArdmError("a plot needs matplotlib: pip install 'ardmzip[bench]'") from error
+    from ardmzip.schedule import best_schedule
+
+    budgets = range(1, len(optimum.calls) + 1)
+    curve = [p.per_subpixel(best_schedule(p.sizes, p.loss, steps).bits) for steps in budgets]
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[3, 2])
+    above.plot(budgets, curve, marker=".", label="best cut for a number of calls")
+    above.plot([len(chosen.calls)], [p.per_subpixel(chosen.bits)], "o", color="tab:red", label="this cut")
+    above.set(title=p.title, xlabel="network calls", ylabel="expected bits per sub-pixel")
+    above.legend()
+    _draw_cut(below, p, chosen.calls)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=120)
+    return buffer.getvalue()
+
+
+def _draw_cut(axes: object, p: Problem, calls: tuple[int, ...]) -> None:
+    """The calls in turn as bars in alternating colours over the atoms, with lines between the levels."""
+    atoms = len(p.order.atoms)
+    for index, (start, end) in enumerate(zip(calls, (*calls[1:], atoms), strict=True)):
+        axes.broken_barh([(start, end - start)], (0, 1), color=("tab:blue", "lightsteelblue")[index % 2])  # type: ignore[attr-defined]
+    atoms_a_level = 3 * p.order.channels
+    for level in range(p.order.levels):
+        left = (p.order.levels - 1 - level) * atoms_a_level
+        axes.axvline(left, color="black", linewidth=0.8)  # type: ignore[attr-defined]
+        axes.text(left + atoms_a_level / 2, 1.05, str(level), ha="center")  # type: ignore[attr-defined]
+    axes.set(xlim=(0, atoms), ylim=(0, 1.2), yticks=[], xlabel=f"{len(calls)} calls over the atoms, by level")  # type: ignore[attr-defined]

@@ -1,0 +1,45 @@
+"""``ardmzip train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ardmzip.cli import _common as common
+from ardmzip.errors import ArdmError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ardmzip train configs/photo.toml                     trains in runs/photo
+  ardmzip train configs/photo.toml --stop-after 30     half an hour now ...
+  ardmzip train configs/photo.toml                     ... and the rest later"""
+)
+@click.argument("config", metavar="CONFIG")
+@click.option("--out", metavar="FOLDER", help="Folder of the run: checkpoint and log.  [default: runs/NAME]")
+@click.option(
+    "--stop-after", type=click.FloatRange(min=0, min_open=True), metavar="MIN",
+    help="Save and stop after MIN minutes, even though the run's time budget is not used up.",
+)  # fmt: skip
+def train(config: str, out: str | None, stop_after: float | None) -> int:
+    """Train a model, or go on with a run that was stopped.
+
+    CONFIG is a TOML file (see configs/photo.toml): name, image folders, size of the network, time budget. The run
+    saves a checkpoint every few minutes, so it can be interrupted and started again with the same command. Needs
+    pip install 'ardmzip[train]'.
+    """
+    return common.exit_code(config, lambda: _train(Path(config), out, stop_after))
+
+
+def _train(config: Path, out: str | None, stop_after: float | None) -> None:
+    try:
+        from ardmzip.training.train import TrainConfig
+        from ardmzip.training.train import train as run
+
+        settings = TrainConfig.load(config)
+        folder = Path(out) if out else Path("runs") / settings.name
+        run(settings, folder, stop_after)
+    except ModuleNotFoundError as error:
+        raise ArdmError(f"training needs {error.name}: pip install 'ardmzip[train]'") from error

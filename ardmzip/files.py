@@ -1,0 +1,101 @@
+"""Names of output files, and writing them so that a half-written one is never seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+SUFFIX = ".ardm"
+#: Suffixes of the lossless image formats that a restored image can be written in, and Pillow's names for them.
+IMAGE_FORMATS = {
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pnm": "PPM",
+    ".webp": "WEBP",
+}
+
+
+def compressed_name(source: Path) -> Path:
+    """Where an image is compressed to unless told otherwise.
+
+    >>> print(compressed_name(Path("holiday.2024/img.png")).as_posix())
+    holiday.2024/img.ardm
+    >>> print(compressed_name(Path("img")))
+    img.ardm
+    """
+    return source.with_suffix(SUFFIX)
+
+
+def restored_name(source: Path) -> Path:
+    """Where a ``.ardm`` file is restored to unless told otherwise; other suffixes are kept, as in ``a.v2``.
+
+    >>> print(restored_name(Path("img.ardm")))
+    img.png
+    >>> print(restored_name(Path("img.v2")))
+    img.v2.png
+    """
+    return source.with_suffix(".png") if source.suffix.lower() == SUFFIX else source.with_name(source.name + ".png")
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise OSError if ``path`` cannot become an output file; called before the work, so that none is wasted."""
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"there is no folder {path.parent}")
+    if not os.path.lexists(path):
+        return
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")  # renaming a file over /dev/null would replace it
+    if not overwrite:
+        raise FileExistsError(f"{path} exists already (-f overwrites it)")
+
+
+def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
+    """Write a file that appears complete or not at all, whatever happens meanwhile.
+
+    The data goes to a temporary file in the same folder, to the disk, and only then gets its name. An existing file is
+    replaced only if ``overwrite``; it keeps its permissions.
+    """
+    check_target(path, overwrite)
+    temporary = path.with_name(f".ardmzip-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            with contextlib.suppress(OSError):
+                os.chmod(temporary, path.stat().st_mode & 0o777)
+            os.replace(temporary, path)
+        else:
+            _rename_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another one has taken that name in the meantime."""
+    try:
+        os.link(temporary, path)  # unlike a rename, fails where the name is taken
+    except FileExistsError:
+        check_target(path, overwrite=False)
+        raise
+    except OSError:  # a file system without hard links
+        check_target(path, overwrite=False)
+        os.rename(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable as well, so that the source may be removed. Not every system can; none fails for it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

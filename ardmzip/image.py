@@ -1,0 +1,93 @@
+"""PIL images <-> planes in coding order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ardmzip.errors import ImageError
+
+#: R, G, B -> coding order G, R, B. The permutation is its own inverse.
+_CODING_ORDER = [1, 0, 2]
+
+
+def read_image(source: str | Path | IO[bytes]) -> Image.Image:
+    """Open and fully read an 8-bit RGB or gray image; anything else raises ImageError with one clear line."""
+    try:
+        image = Image.open(source)
+        check_image(image)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image, or of an unknown format") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too large: {error}") from error
+    except (SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"damaged image: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ImageError(f"damaged image: {error}") from error
+    return image
+
+
+def check_image(image: Image.Image) -> None:
+    """Raise ImageError unless the image is a single 8-bit RGB or gray picture without transparency."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError("images with several frames or pages are not supported yet")
+    if image.mode not in ("RGB", "L"):
+        raise ImageError(f"only 8-bit RGB and gray images are supported yet, not mode {image.mode}")
+    if "transparency" in image.info:
+        raise ImageError("images with a transparent colour are not supported yet")
+    # Pillow reduces 16-bit RGB to 8 bits on reading: never do that silently
+    bits = image.tile[0].args if image.format == "PNG" and image.tile else None
+    raw = bits[0] if isinstance(bits, tuple) else bits
+    if isinstance(raw, str) and "16" in raw:
+        raise ImageError("only 8-bit images are supported yet, not 16 bits a channel")
+    if image.format == "PPM" and image.tile and _ppm_maxval(image) not in (None, 255):
+        raise ImageError("only 8-bit images with a maximum of 255 are supported yet")
+    if image.width < 1 or image.height < 1:
+        raise ImageError("the image has no pixels")
+
+
+def _ppm_maxval(image: Image.Image) -> int | None:
+    """The maximum value of a PNM file where Pillow would rescale it, else None."""
+    args = image.tile[0].args
+    return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 1 else None
+
+
+def to_planes(image: Image.Image | np.ndarray) -> np.ndarray:
+    """uint8 [3, height, width] in coding order (G, R, B), or [1, height, width] for gray.
+
+    ``image``: a PIL image of mode RGB or L, or a uint8 array [height, width], [height, width, 1] or
+    [height, width, 3] (RGB). Raises ImageError for anything else.
+    """
+    if isinstance(image, Image.Image):
+        check_image(image)
+        array = np.asarray(image)
+    else:
+        array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise ImageError(f"only 8-bit images are supported yet, not {array.dtype}")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise ImageError(f"only RGB and gray images are supported yet, not an array of shape {array.shape}")
+    if 0 in array.shape:
+        raise ImageError("the image has no pixels")
+    planes = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes[_CODING_ORDER] if len(planes) == 3 else planes)
+
+
+def from_planes(planes: np.ndarray) -> Image.Image:
+    """The PIL image (mode RGB or L) of planes in coding order."""
+    return Image.fromarray(interleaved(planes))
+
+
+def interleaved(planes: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 3] RGB or [height, width]: the raster whose CRC-32 is the file's pixel checksum."""
+    if len(planes) == 1:
+        return np.ascontiguousarray(planes[0])
+    return np.ascontiguousarray(planes[_CODING_ORDER].transpose(1, 2, 0))

@@ -1,0 +1,172 @@
+"""Model files: ``models/NAME.safetensors`` with integer weights, tables, loss matrices and a card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ardmzip.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ardmzip.network import Expert
+
+SUFFIX = ".safetensors"
+FORMAT = "1"
+#: Bytes of the SHA-256 that name a model in a file.
+ID_BYTES = 4
+_PACKAGE = Path(__file__).parent
+#: Where models live: inside the installed package, or beside it in a checkout.
+FOLDERS = (_PACKAGE / "_models", _PACKAGE.parent / "models")
+
+
+@dataclass
+class Model:
+    """A loaded model. ``tensors`` holds the integers that decide a file; their hash is the id."""
+
+    name: str
+    id: bytes
+    card: dict
+    tensors: dict[str, np.ndarray]
+    #: Loss tables float32 [T, T] by number of channels: bits per sub-pixel of atom r when those before t are known.
+    loss: dict[int, np.ndarray]
+    side_mean: np.ndarray
+    side_std: np.ndarray
+    _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def tables(self) -> dict[str, np.ndarray]:
+        """Integer tables (tables.py) by name."""
+        return {k.removeprefix("table."): v for k, v in self.tensors.items() if k.startswith("table.")}
+
+    def on(self, device: torch.device) -> tuple[list[Expert], dict[str, torch.Tensor]]:
+        """Experts and tables as tensors on a device; kept for the next call."""
+        key = str(device)
+        if key not in self._on_device:
+            import torch
+
+            tables = {k: torch.from_numpy(v).to(device) for k, v in self.tables.items()}
+            self._on_device[key] = ([e.to(device) for e in _experts(self.tensors)], tables)
+        return self._on_device[key]
+
+
+def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
+    import torch
+
+    from ardmzip.features import EXPERTS
+    from ardmzip.network import Expert, Layer, split_head
+
+    experts = []
+    for e in range(EXPERTS):
+        layers, i = [], 0
+        while f"expert.{e}.{i}.weight" in tensors:
+            parts = (torch.from_numpy(tensors[f"expert.{e}.{i}.{part}"]) for part in ("weight", "bias", "shift"))
+            layers.append(Layer(*parts))
+            i += 1
+        head = torch.from_numpy(split_head(tensors[f"expert.{e}.head.weight"]))
+        experts.append(Expert(tuple(layers), head, torch.from_numpy(tensors[f"expert.{e}.head.bias"])))
+    return experts
+
+
+def model_id(tensors: dict[str, np.ndarray]) -> bytes:
+    """First bytes of the SHA-256 over the names, shapes and little-endian contents of the integer tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.str[1:]} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.digest()[:ID_BYTES]
+
+
+def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, np.ndarray], side_mean: np.ndarray,
+         side_std: np.ndarray, card: dict) -> bytes:  # fmt: skip
+    """Write a model file; returns its id."""
+    from safetensors.numpy import save_file
+
+    identity = model_id(tensors)
+    everything = {f"int.{k}": np.ascontiguousarray(v) for k, v in tensors.items()}
+    everything |= {f"loss.{channels}": table.astype(np.float32) for channels, table in loss.items()}
+    everything |= {"side.mean": side_mean.astype(np.float64), "side.std": side_std.astype(np.float64)}
+    metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
+    save_file(everything, path, metadata)
+    return identity
+
+
+def available() -> dict[str, Path]:
+    """Model files by name; looks at file names only."""
+    found: dict[str, Path] = {}
+    for folder in FOLDERS:
+        for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
+            found.setdefault(path.stem, path)
+    return found
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a model file: format, name, id (hex), card (JSON). Reads the header only."""
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > 100_000_000:
+                raise ModelError(f"{path} is not a model file")
+            metadata = json.loads(file.read(size))["__metadata__"]
+            if not all(isinstance(metadata.get(key), str) for key in ("format", "name", "id", "card")):
+                raise ModelError(f"{path} is not an ardmzip model")
+            return metadata
+    except OSError as error:
+        raise ModelError(f"cannot read model {path}: {error.strerror}") from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is not a model file") from error
+
+
+def names_by_id() -> dict[bytes, str]:
+    """Names of the available models by id."""
+    return {bytes.fromhex(read_metadata(path)["id"]): name for name, path in available().items()}
+
+
+def load(name: str | Path) -> Model:
+    """Load a model by name or by the path of its file; raises ModelError."""
+    models = available()
+    if str(name) in models:
+        return _load(models[str(name)].resolve())
+    path = Path(name)
+    if path.suffix == SUFFIX or path.exists():
+        return _load(path.resolve())
+    raise ModelError(f"unknown model: {name} (available: {', '.join(models) or 'none'})")
+
+
+def find(identity: bytes) -> Model:
+    """The available model with this id; raises ModelError."""
+    for name, path in available().items():
+        if bytes.fromhex(read_metadata(path)["id"]) == identity:
+            return load(name)
+    raise ModelError(f"the file needs model {identity.hex()}, which is not installed")
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path) -> Model:
+    metadata = read_metadata(path)
+    if metadata["format"] != FORMAT:
+        raise ModelError(f"{path}: unknown model format {metadata['format']}")
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        everything = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: damaged model file") from error
+    tensors = {k.removeprefix("int."): v for k, v in everything.items() if k.startswith("int.")}
+    if model_id(tensors).hex() != metadata["id"]:
+        raise ModelError(f"{path}: damaged model file, its id does not match its contents")
+    loss = {int(k.removeprefix("loss.")): v for k, v in everything.items() if k.startswith("loss.")}
+    return Model(
+        metadata["name"], bytes.fromhex(metadata["id"]), json.loads(metadata["card"]), tensors, loss,
+        everything["side.mean"], everything["side.std"],
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""constriction's rANS coder, fed with integer intervals (docs/FORMAT.md, "Streams").
+
+Every symbol is a nibble with an interval [start, start + width) of 2**24. The coder is a stack: the encoder collects
+the intervals of a segment and pushes them in reverse order at its end. Keeping an interval instead of a whole table
+bounds the memory; a row of three classes (below, symbol, above) with exactly that interval gives the same bits.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+
+from ardmzip.errors import FormatError
+from ardmzip.mixture import TOTAL
+
+#: A segment ends with the batch in which it reaches this many symbols: bounds the encoder's memory (8 bytes a symbol).
+SEGMENT_SYMBOLS = 1 << 22
+#: Rows are built for so many symbols at a time when a segment is pushed.
+_PUSH = 1 << 18
+#: perfect=False quantises by the integers we hand over; bare Categorical() is 400 times slower and no different.
+_FAMILY = constriction.stream.model.Categorical(perfect=False)
+#: constriction adds one unit to each class of a row.
+FLAT_ROW = np.full(16, TOTAL / 16 - 1, np.float32)
+
+
+def _interval_rows(start: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals uint32 [n] -> (symbols int32 [n], rows float32 [n, 3]) of three classes, none of them empty."""
+    start, width = start.astype(np.int64), width.astype(np.int64)
+    above = TOTAL - start - width
+    # Where nothing lies below (above) the symbol, the class above (below) is split in two, one of them a single unit.
+    first, last = start == 0, above == 0
+    rows = np.stack([start, width, above], 1)
+    rows[first] = np.stack([width, above - 1, np.ones_like(above)], 1)[first]
+    rows[last] = np.stack([start - 1, np.ones_like(start), width], 1)[last]
+    symbols = np.where(first, 0, np.where(last, 2, 1)).astype(np.int32)
+    return symbols, np.ascontiguousarray(rows - 1, np.float32)
+
+
+class Encoder:
+    """Collects intervals in the order of decoding and turns each segment into rANS words."""
+
+    def __init__(self) -> None:
+        self._start: list[np.ndarray] = []
+        self._width: list[np.ndarray] = []
+        self._count = 0
+        self._segments: list[np.ndarray] = []
+
+    def push(self, start: np.ndarray, width: np.ndarray) -> None:
+        """One batch of intervals, uint32 [n] each."""
+        self._start.append(start)
+        self._width.append(width)
+        self._count += len(start)
+        if self._count >= SEGMENT_SYMBOLS:
+            self._end_segment()
+
+    def _end_segment(self) -> None:
+        coder = constriction.stream.stack.AnsCoder()
+        for start, width in zip(reversed(self._start), reversed(self._width), strict=True):
+            for end in range(len(start), 0, -_PUSH):
+                part = slice(max(0, end - _PUSH), end)
+                symbols, rows = _interval_rows(start[part], width[part])
+                coder.encode_reverse(symbols, _FAMILY, rows)
+        self._segments.append(coder.get_compressed())
+        self._start, self._width, self._count = [], [], 0
+
+    def finish(self) -> tuple[np.ndarray, ...]:
+        """The segments, uint32 words; at least one."""
+        if self._count or not self._segments:
+            self._end_segment()
+        return tuple(self._segments)
+
+
+class Decoder:
+    """Pops symbols from segments, in step with the encoder's rule for their ends."""
+
+    def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
+        self._segments = list(segments)
+        self._coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(self._segments.pop(0), np.uint32))
+        self._count = 0
+
+    def pop(self, rows: np.ndarray) -> np.ndarray:
+        """Symbols int32 [n] under float32 [n, 16] rows of frequencies less one."""
+        return self._coder.decode(_FAMILY, rows)
+
+    def end_batch(self, symbols: int) -> None:
+        """Tell that a batch of so many symbols is complete: the place where a segment may end."""
+        self._count += symbols
+        if self._count >= SEGMENT_SYMBOLS:
+            self._check_empty()
+            self._count = 0
+            words = self._segments.pop(0) if self._segments else np.zeros(0, np.uint32)
+            self._coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(words, np.uint32))
+
+    def _check_empty(self) -> None:
+        if not self._coder.is_empty():
+            raise FormatError("damaged: the coded data does not end where the image does")
+
+    def finish(self) -> None:
+        """Raise FormatError unless everything has been used up."""
+        self._check_empty()
+        if self._segments:
+            raise FormatError("damaged: the file has more coded data than the image needs")

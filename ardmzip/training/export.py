@@ -1,0 +1,85 @@
+"""A training run -> ``models/NAME.safetensors``: integer weights, tables, loss tables, normalisation, model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ardmzip import features, model, sideinfo, tables
+from ardmzip.training import net as nets
+from ardmzip.training.data import LEVELS, Bank
+from ardmzip.training.net import Network, code_length
+
+KINDS, CHANNELS = features.KINDS, features.CHANNELS
+
+
+def integer_tensors(net: Network) -> dict[str, np.ndarray]:
+    """The integers of docs/FORMAT.md ("Network") for a float network, rounded exactly as fake quantisation did."""
+    tensors = {f"table.{name}": table for name, table in tables.build().items()}
+    for e, expert in enumerate(net.experts):
+        for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
+            exponent = nets.weight_exponent(weight)
+            unit = (nets.INPUT_SHIFT if i == 0 else nets.ACTIVATION_SHIFT) + exponent[:, 0].double()
+            shift = (unit - nets.ACTIVATION_SHIFT).long()
+            half = torch.where(shift > 0, 2.0 ** (shift - 1), 0.0)
+            tensors[f"expert.{e}.{i}.weight"] = (
+                (weight.detach() * torch.exp2(exponent)).round().clamp(-127, 127).to(torch.int8).numpy()
+            )
+            tensors[f"expert.{e}.{i}.bias"] = (
+                ((bias.detach().double() * torch.exp2(unit)).round() + half).to(torch.int32).numpy()
+            )
+            tensors[f"expert.{e}.{i}.shift"] = shift.to(torch.int32).numpy()
+        head = expert.head.detach().clamp(-nets.HEAD_MAX, nets.HEAD_MAX)
+        tensors[f"expert.{e}.head.weight"] = (head * 2**nets.HEAD_SHIFT).round().to(torch.int16).numpy()
+        unit_bits = nets.HEAD_SHIFT + nets.ACTIVATION_SHIFT
+        tensors[f"expert.{e}.head.bias"] = (expert.head_bias.detach() * 2**unit_bits).round().to(torch.int32).numpy()
+    return tensors
+
+
+@torch.no_grad()
+def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> np.ndarray:
+    """loss[t][r]: mean bits of a sub-pixel of atom r when only the atoms before t are known; float32 [T, T], t <= r.
+
+    Measured on the same pixels for all t of an atom, with the quantised network. Atoms are in coding order over
+    LEVELS levels.
+    """
+    atoms = [
+        (level, kind, channel)
+        for level in reversed(range(LEVELS))
+        for kind in range(KINDS)
+        for channel in range(channels)
+    ]
+    # ranks count sub-pixel atoms of all three channels from the end, gray or not (kernels.training_features)
+    rank = [9 * level + 8 - 3 * kind - channel for level, kind, channel in atoms]
+    loss = np.full((len(atoms), len(atoms)), np.nan, np.float32)
+    for r, (level, kind, channel) in enumerate(atoms):
+        expert = features.expert_index(level, kind, channel)
+        for t in range(r + 1):
+            rng = np.random.default_rng(r)
+            s = bank.sample(expert, samples, rng, hidden=rank[t] - rank[r], level_only=level)
+            bits = code_length(net.experts[expert](s.x.float() / 32, True), s.target, s.centre, s.scale)
+            loss[t, r] = float(bits.mean())
+    return loss
+
+
+def gray_bank(bank: Bank) -> Bank:
+    """The same crops as gray images."""
+    copy = Bank(bank.slots, 0.0, bank.mean, bank.std)
+    copy.gray = bank.slots
+    for slot in range(bank.slots):
+        h, w = bank.shape[slot, 0]
+        size = bank.sizes[0]
+        start = slot * bank.offsets[-1]
+        array = bank.q[start : start + size * size * 3].reshape(size, size, 3)
+        inner = array[features.RADIUS : features.RADIUS + h, features.RADIUS : features.RADIUS + w]
+        planes = np.ascontiguousarray(inner.transpose(2, 0, 1)).astype(np.uint8)
+        copy.put(slot, planes, sideinfo.measure(planes[:1]), np.random.default_rng(7))
+    return copy
+
+
+def export(net: Network, bank: Bank, path: Path, name: str, card: dict, samples: int = 3000) -> bytes:
+    """Write the model file; ``bank`` holds the validation crops on which the loss tables are measured."""
+    loss = {3: loss_table(net, bank, 3, samples), 1: loss_table(net, gray_bank(bank), 1, samples)}
+    return model.save(path, name, integer_tensors(net), loss, bank.mean, bank.std, card)
