@@ -22,96 +22,85 @@ _DIFFERENCES = tables.DIFFERENCES
 _ONE = tables.INPUT_ONE
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _pixel_features(q, at, stride, dy, dx, weights, known, channel, level, side, class_of, compand, values, x):
-    """Inputs of one pixel into the row ``x``; returns the mixture centre (1/64 grey level) and the activity class."""
-    n = 0
-    here_g = np.int64(q[at])
-    ref_g = np.int64(0)
-    centre = np.int64(0)
-    cls_own = np.int64(0)
-    scalars = 3 * known + min(channel, 1) * (len(dy) - known) + max(channel - 1, 0) * (len(dy) - known)
+@numba.njit(cache=True, nogil=True)
+def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_of, compand, values, seen, x):
+    """Inputs of one pixel into the row ``x``; returns the mixture centre (1/64 grey level) and the activity class.
+
+    ``offsets``: flat offsets of the taps; ``values`` and ``seen`` are scratch. Loops are free of branches, so that
+    the compiler can vectorise them: a tap that is not known has weight 0.
+    """
+    first = np.int32(0)
+    reference_g = np.int32(0)
+    centre = np.int32(0)
+    own_class = np.int32(0)
+    scalars = 3 * known + channel * (len(offsets) - known)
     for plane in range(3):
-        taps = len(dy) if plane < channel else known
-        total = np.int64(0)
-        weight = np.int64(0)
-        full = np.int64(0)
+        taps = len(offsets) if plane < channel else known
+        total = np.int32(0)
+        weight = np.int32(0)
+        full = np.int32(0)
         for k in range(taps):
-            a = at + (dy[k] * stride + dx[k]) * 3
-            w = weights[k]
+            a = at + offsets[k]
+            v = np.int32(q[a + plane])
+            w = np.int32(weights[k])
             full += w
-            v = np.int64(q[a + plane])
-            if v >= 0 and plane > 0:
-                # R and B are only known where G is
-                v -= np.int64(q[a])
-                values[k] = v * _UNIT
-                total += w * v
-                weight += w
-            elif v >= 0:
-                values[k] = v * _UNIT
-                total += w * v
-                weight += w
-            else:
-                values[k] = -(1 << 30)
-        here = np.int64(q[at + plane])
+            w = w if v >= 0 else np.int32(0)
+            if plane > 0:  # R and B are only known where G is
+                v -= np.int32(q[a])
+            values[k] = v
+            seen[k] = w
+            total += np.int32(w * v)
+            weight += w
+        here = np.int32(q[at + plane])
         here_known = plane < channel and here >= 0
         if here_known:
-            if plane > 0:
-                here -= here_g
-            ref = here * _UNIT
+            reference = np.int32(_UNIT * (here - np.int32(q[at]) if plane > 0 else here))
         elif weight > 0:
-            ref = (total * _UNIT + (weight >> 1)) // weight
+            reference = np.int32((total * _UNIT + (weight >> 1)) // weight)
         else:
-            ref = np.int64(128 * _UNIT) if plane == 0 else np.int64(0)
-        cls = np.int64(_CLASS_UNKNOWN)
+            reference = np.int32(128 * _UNIT) if plane == 0 else np.int32(0)
+        cls = np.int32(_CLASS_UNKNOWN)
         if weight > 0:
-            spread = np.int64(0)
+            spread = np.int32(0)
             for k in range(taps):
-                if values[k] != -(1 << 30):
-                    values[k] -= ref
-                    spread += weights[k] * abs(values[k])
-            cls = np.int64(class_of[min((spread // weight) >> 2, 8191)])
-            row = cls * _DIFFERENCES
-            for k in range(taps):
-                d = values[k]
-                if d == -(1 << 30):
-                    x[n + k] = 0
-                elif d >= 0:
-                    x[n + k] = compand[row + min(d >> 4, _DIFFERENCES - 1)]
-                else:
-                    x[n + k] = -compand[row + min((-d) >> 4, _DIFFERENCES - 1)]
-        else:
-            for k in range(taps):
-                x[n + k] = 0
-        n += taps
+                d = np.int32(np.int32(values[k] * _UNIT) - reference)
+                values[k] = d
+                spread += np.int32(seen[k] * abs(d))
+            cls = np.int32(class_of[min((spread // weight) >> 2, 8191)])
+        row = cls * _DIFFERENCES
+        for k in range(taps):
+            d = values[k]
+            entry = compand[row + min(abs(d) >> 4, _DIFFERENCES - 1)]
+            entry = entry if d >= 0 else -entry
+            x[first + k] = entry if seen[k] > 0 else 0
+        first += taps
         x[scalars + plane] = 4 * cls - 64
-        x[scalars + 3 + plane] = ((ref >> 6) - 128) >> 1 if plane == 0 else (ref >> 6) >> 2
+        x[scalars + 3 + plane] = ((reference >> 6) - 128) >> 1 if plane == 0 else (reference >> 6) >> 2
         x[scalars + 6 + plane] = (weight * _ONE) // full
         if plane < 2:
             x[scalars + 9 + plane] = _ONE if here_known else 0
         if plane == 0:
-            ref_g = ref
+            reference_g = reference
         if plane == channel:
-            cls_own = cls
-            centre = ref if plane == 0 else ref + ref_g
+            own_class = cls
+            centre = reference if plane == 0 else reference + reference_g
     for i in range(LEVELS):
         x[scalars + 11 + i] = _ONE if level >= i + 1 else 0
-    for i in range(SIDE + 1):
-        x[scalars + 11 + LEVELS + i] = side[i]
-    for i in range(scalars + SCALARS, len(x)):
-        x[i] = 0
-    return min(max(centre, 0), 255 * _UNIT), cls_own
+    x[scalars + 11 + LEVELS : scalars + SCALARS] = side
+    x[scalars + SCALARS :] = 0
+    return min(max(centre, 0), 255 * _UNIT), own_class
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _features(q, at, stride, dy, dx, weights, known, channel, level, side, class_of, compand, x, centre, cls):
+def _features(q, at, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
     n = len(at)
     chunk = 512
     for block in numba.prange((n + chunk - 1) // chunk):
-        values = np.empty(64, np.int64)
+        values = np.empty(64, np.int32)
+        seen = np.empty(64, np.int32)
         for i in range(block * chunk, min(n, (block + 1) * chunk)):
             centre[i], cls[i] = _pixel_features(
-                q, at[i], stride, dy, dx, weights, known, channel, level, side, class_of, compand, values, x[i]
+                q, at[i], offsets, weights, known, channel, level, side, class_of, compand, values, seen, x[i]
             )
 
 
@@ -128,13 +117,14 @@ def window_features(
     cls: np.ndarray,
 ) -> None:
     """Fill ``x`` int8 [n, inputs], ``centre`` int32 [n], ``cls`` uint8 [n] for the pixels at flat offsets ``at``."""
+    offsets = (layout.offsets[:, 0] * stride + layout.offsets[:, 1]) * 3
     _features(
-        q, at, stride, layout.offsets[:, 0], layout.offsets[:, 1], layout.weights, layout.known, layout.channel,
-        level, side, tabs["class_of"], tabs["compand"], x, centre, cls,
+        q, at, offsets, layout.weights, layout.known, layout.channel, level, side, tabs["class_of"], tabs["compand"],
+        x, centre, cls,
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def _rank(i, j, level, channel):
     """Rank from the end of the atom that codes pixel (i, j) of a level array (phase 0); -1 for the base pixel."""
     if i == 0 and j == 0:
@@ -159,14 +149,19 @@ def training_features(
     n = len(at)
     chunk = 256
     for block in numba.prange((n + chunk - 1) // chunk):
-        values = np.empty(64, np.int64)
+        values = np.empty(64, np.int32)
+        seen = np.empty(64, np.int32)
+        offsets = np.empty(len(dy), np.int64)
         patch = np.empty(7 * 7 * 3, np.int16)
         for i in range(block * chunk, min(n, (block + 1) * chunk)):
             target[i] = q[at[i] + channel]
             s = side[side_index[i]]
+            columns = stride[i] if gap[i] == 0 else 7
+            for k in range(len(dy)):
+                offsets[k] = (dy[k] * columns + dx[k]) * 3
             if gap[i] == 0:
                 centre[i], cls[i] = _pixel_features(
-                    q, at[i], stride[i], dy, dx, weights, known, channel, level[i], s, class_of, compand, values, x[i]
+                    q, at[i], offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
                 )
             else:
                 first_hidden = 9 * level[i] + 8 - 3 * kind - channel + gap[i]
@@ -180,7 +175,7 @@ def training_features(
                                     v = -1
                             patch[(py * 7 + px) * 3 + c] = v
                 centre[i], cls[i] = _pixel_features(
-                    patch, 24 * 3, 7, dy, dx, weights, known, channel, level[i], s, class_of, compand, values, x[i]
+                    patch, 24 * 3, offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
                 )
 
 
@@ -193,7 +188,7 @@ def requantise(acc, bias, shift, out):
             out[i, j] = min(max((acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift):
     """mixture.mixture for one pixel: fills int32 rows of K."""
     k_count = len(weight)
@@ -220,7 +215,7 @@ def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight,
         shift[k] = inv_shift[s]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def _cumulative(x, weight, mean, mantissa, shift, logistic):
     """mixture.cumulative for one pixel and one boundary."""
     if x == 0:
@@ -235,7 +230,7 @@ def _cumulative(x, weight, mean, mantissa, shift, logistic):
     return c - (c >> 12) + _FLOOR * x
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def _rescale(part, whole):
     """mixture.rescale: an exact floor, since a correctly rounded double quotient below 2**24 keeps it."""
     return np.int64(np.float64(part * (_TOTAL - 16)) / np.float64(whole))

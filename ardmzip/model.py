@@ -97,6 +97,7 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
     everything |= {"side.mean": side_mean.astype(np.float64), "side.std": side_std.astype(np.float64)}
     metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
     save_file(everything, path, metadata)
+    path.chmod(0o644)  # safetensors writes private files
     return identity
 
 

@@ -68,7 +68,7 @@ def attempt(label: str, work: Callable[[], None]) -> bool:
         message = describe(error, label)
         if message is None or getattr(error, "errno", None) == errno.EPIPE:
             raise  # a bug; or the reader of our output has gone, and click ends quietly
-        complain(label, message)
+        complain(label, message.removeprefix(f"{label}: "))
         return False
     return True
 

@@ -169,6 +169,7 @@ def _plot(p: Problem, chosen: Schedule, optimum: Schedule, suffix: str) -> bytes
     above.plot(budgets, curve, marker=".", label="best cut for a number of calls")
     above.plot([len(chosen.calls)], [p.per_subpixel(chosen.bits)], "o", color="tab:red", label="this cut")
     above.set(title=p.title, xlabel="network calls", ylabel="expected bits per sub-pixel")
+    above.xaxis.get_major_locator().set_params(integer=True)
     above.legend()
     _draw_cut(below, p, chosen.calls)
     buffer = io.BytesIO()

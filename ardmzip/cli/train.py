@@ -34,6 +34,7 @@ def train(config: str, out: str | None, stop_after: float | None) -> int:
 
 
 def _train(config: Path, out: str | None, stop_after: float | None) -> None:
+    config.read_bytes()  # a wrong name is found before torch is imported
     try:
         from ardmzip.training.train import TrainConfig
         from ardmzip.training.train import train as run

@@ -1,0 +1,630 @@
+"""The command line, through the real executable."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ardmzip
+from ardmzip import model
+from ardmzip.cli import _common, _images, _progress
+from ardmzip.container import pack, unpack
+from ardmzip.errors import ArdmError, ImageError
+from ardmzip.files import IMAGE_FORMATS
+
+ROOT = Path(ardmzip.__file__).parent.parent
+WIDTH, HEIGHT = 24, 16
+COMMANDS = ("compress", "decompress", "test", "info", "schedule", "train", "models")
+HEAVY = ("torch", "numba", "PIL", "rich", "matplotlib", "safetensors")
+
+needs_model = pytest.mark.skipif("photo" not in model.available(), reason="models/photo.safetensors is not there")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start(*args: str, cwd: Path, **pipes) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "ardmzip", *map(str, args)], cwd=cwd, env=environment(), **pipes)
+
+
+def run(*args: str, cwd: Path, stdin: bytes = b"") -> subprocess.CompletedProcess:
+    """Run ardmzip; stdout stays bytes, stderr becomes its lines."""
+    command = [sys.executable, "-m", "ardmzip", *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), input=stdin, capture_output=True, timeout=300)
+    done.stderr = done.stderr.decode().splitlines()
+    assert not any("Traceback" in line for line in done.stderr), done.stderr
+    return done
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder: that a command left no trace is that this stays the same."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def picture(channels: int) -> Image.Image:
+    rng = np.random.default_rng(channels)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    planes = np.stack([8 * x, 9 * y, 4 * x + 5 * y], -1) + rng.integers(0, 12, (HEIGHT, WIDTH, 3))
+    array = planes.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(array if channels == 3 else array[..., 0])
+
+
+def pixels(source: Path | io.BytesIO) -> tuple[str, bytes]:
+    with Image.open(source) as image:
+        return image.mode, image.tobytes()
+
+
+RGB, GRAY = (("RGB", picture(3).tobytes()), ("L", picture(1).tobytes()))
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory) -> dict:
+    """rgb.png and gray.png, compressed: their folder, and what the command printed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("packed")
+    picture(3).save(folder / "rgb.png")
+    picture(1).save(folder / "gray.png")
+    done = run("compress", "rgb.png", "gray.png", "--json", "-v", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return {"folder": folder, "done": done, "files": listing(folder)}
+
+
+@pytest.fixture
+def folder(packed, tmp_path) -> Path:
+    """A folder of one's own with rgb.png, gray.png, rgb.ardm and gray.ardm."""
+    shutil.copytree(packed["folder"], tmp_path / "f")
+    return tmp_path / "f"
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder with rgb.png and gray.png only; needs no model."""
+    picture(3).save(tmp_path / "rgb.png")
+    picture(1).save(tmp_path / "gray.png")
+    return tmp_path
+
+
+# Help, version, and what they import
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, tmp_path):
+    done = run(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"Usage: ardmzip " + command.encode() in done.stdout
+    assert b"Examples:" in done.stdout
+
+
+def test_help_and_version(tmp_path):
+    for args in (["--help"], ["-h"], []):
+        done = run(*args, cwd=tmp_path)
+        assert done.returncode == 0
+        assert all(command in done.stdout.decode() for command in COMMANDS)
+    assert run("--version", cwd=tmp_path).stdout.decode() == f"ardmzip {ardmzip.__version__}\n"
+
+
+def imported(args: list[str], cwd: Path) -> list[str]:
+    """The heavy packages that a command imports."""
+    code = (
+        f"import sys; from ardmzip.cli import main\ntry: main({args!r})\nexcept SystemExit as e: assert e.code == 0\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment(), capture_output=True, check=True)
+    return json.loads(done.stdout.decode().splitlines()[-1].replace("'", '"'))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["compress", "--help"], ["train", "--help"], ["models"]])
+def test_light_commands_import_nothing_heavy(args, tmp_path):
+    assert imported(args, tmp_path) == []
+
+
+@needs_model
+def test_info_and_schedule_import_nothing_heavy(packed):
+    assert imported(["info", "rgb.ardm"], packed["folder"]) == []
+    assert "torch" not in imported(["schedule"], packed["folder"])
+
+
+@needs_model
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the CPU time of child processes")
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["info", "rgb.ardm"]])
+def test_light_commands_take_less_than_half_a_second(args, packed):
+    import resource
+
+    def seconds() -> float:  # of the processor: other processes do not count
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run(*args, cwd=packed["folder"]).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+# Round trips
+
+
+@needs_model
+def test_compress_reports(packed):
+    done = packed["done"]
+    rgb, gray = map(json.loads, done.stdout.splitlines())
+    keys = "input output input_bytes raw_bytes output_bytes bits_per_subpixel width height channels model calls seconds"
+    assert list(rgb) == keys.split()
+    size = len(packed["files"]["rgb.ardm"])
+    assert rgb | {"seconds": 0, "calls": 0} == {
+        "input": "rgb.png", "output": "rgb.ardm", "input_bytes": len(packed["files"]["rgb.png"]),
+        "raw_bytes": 3 * WIDTH * HEIGHT, "output_bytes": size, "width": WIDTH, "height": HEIGHT, "channels": 3,
+        "bits_per_subpixel": round(8 * size / (3 * WIDTH * HEIGHT), 6), "model": "photo", "calls": 0, "seconds": 0,
+    }  # fmt: skip
+    assert gray["channels"] == 1
+    assert 0 < gray["calls"] < rgb["calls"] <= 45
+    first, details = done.stderr[:2]
+    assert first.startswith(f"rgb.png -> rgb.ardm  {rgb['input_bytes']} -> {size} bytes  ")
+    assert f"{rgb['bits_per_subpixel']:.3f} bits per sub-pixel" in first
+    assert all(word in details for word in ("photo", f"{rgb['calls']} network calls", "encode", "verify"))
+
+
+@needs_model
+def test_decompress_beside_the_source(folder):
+    (folder / "rgb.png").unlink()
+    (folder / "gray.png").unlink()
+    done = run("decompress", "rgb.ardm", "gray.ardm", "-q", cwd=folder)
+    assert (done.returncode, done.stderr, done.stdout) == (0, [], b"")
+    assert pixels(folder / "rgb.png") == RGB
+    assert pixels(folder / "gray.png") == GRAY
+    assert sorted(os.listdir(folder)) == ["gray.ardm", "gray.png", "rgb.ardm", "rgb.png"]
+
+
+@needs_model
+def test_decompress_to_another_format_with_json(folder):
+    done = run("decompress", "rgb.ardm", "-o", "out.TIF", "--json", cwd=folder)
+    assert done.returncode == 0
+    assert pixels(folder / "out.TIF") == RGB
+    report = json.loads(done.stdout)
+    assert (report["input"], report["output"]) == ("rgb.ardm", "out.TIF")
+    assert report["output_bytes"] == (folder / "out.TIF").stat().st_size
+
+
+@needs_model
+def test_output_folder_steps_and_no_verify(folder):
+    (folder / "out").mkdir()
+    done = run("compress", "rgb.png", "gray.png", "-o", "out", "--steps", "6", "--no-verify", "-v", cwd=folder)
+    assert done.returncode == 0
+    assert "not verified" in done.stderr[1]
+    assert sorted(os.listdir(folder / "out")) == ["gray.ardm", "rgb.ardm"]
+    assert len(unpack((folder / "out" / "rgb.ardm").read_bytes()).call_starts) <= 6
+    done = run("decompress", "rgb.ardm", "gray.ardm", "-o", "../", cwd=folder / "out")
+    assert done.returncode == 1  # the originals are there
+    assert [line.split(": ")[1] for line in done.stderr] == ["rgb.ardm", "gray.ardm"]
+    done = run("decompress", "rgb.ardm", "gray.ardm", "-o", "../", "-f", cwd=folder / "out")
+    assert done.returncode == 0
+    assert (pixels(folder / "rgb.png"), pixels(folder / "gray.png")) == (RGB, GRAY)
+
+
+@needs_model
+def test_stdin_and_stdout(folder, packed):
+    data = run("compress", "-", cwd=folder, stdin=(folder / "rgb.png").read_bytes())
+    assert data.stdout == packed["files"]["rgb.ardm"]
+    assert data.stderr[0].startswith("stdin -> stdout  ")
+    image = run("decompress", "-c", "rgb.ardm", cwd=folder)
+    assert pixels(io.BytesIO(image.stdout)) == RGB
+    info = run("info", "-", "--json", cwd=folder, stdin=data.stdout)
+    assert json.loads(info.stdout)["input"] == "-"
+    assert listing(folder) == packed["files"]
+
+
+@needs_model
+def test_rm_removes_the_source_once_all_is_done(folder, packed):
+    (folder / "rgb.ardm").unlink()
+    done = run("compress", "--rm", "rgb.png", "gray.png", cwd=folder)
+    assert done.returncode == 1  # gray.ardm is there already, so gray.png must stay
+    assert sorted(os.listdir(folder)) == ["gray.ardm", "gray.png", "rgb.ardm"]
+    assert (folder / "rgb.ardm").read_bytes() == packed["files"]["rgb.ardm"]
+    done = run("decompress", "--rm", "gray.ardm", "-o", "gray.webp", cwd=folder)
+    assert done.returncode == 0
+    assert sorted(os.listdir(folder)) == ["gray.png", "gray.webp", "rgb.ardm"]
+
+
+@needs_model
+def test_test_writes_nothing(folder):
+    (folder / "bad.ardm").write_bytes(b"something else")
+    before = listing(folder)
+    done = run("test", "rgb.ardm", "bad.ardm", "nowhere.ardm", "gray.ardm", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr[0].startswith("rgb.ardm  ok  ")
+    assert done.stderr[1] == "ardmzip: bad.ardm: not an .ardm file: wrong magic"
+    assert done.stderr[2] == "ardmzip: nowhere.ardm: No such file or directory"
+    assert done.stderr[3].startswith("gray.ardm  ok  ")
+    assert listing(folder) == before
+
+
+@needs_model
+def test_goes_on_after_a_failure_and_mentions_lost_metadata(images):
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    picture(3).save(images / "exif.png", exif=exif)
+    done = run("compress", "nowhere.png", "exif.png", cwd=images)
+    assert done.returncode == 1
+    assert done.stderr[0] == "ardmzip: nowhere.png: No such file or directory"
+    assert done.stderr[1].startswith("exif.png -> exif.ardm  ")
+    assert done.stderr[2] == "ardmzip: exif.png: note: not stored: EXIF data"
+    assert (images / "exif.ardm").exists()
+
+
+@pytest.mark.parametrize("suffix", [*IMAGE_FORMATS])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_output_format_is_lossless(suffix, channels):
+    image = picture(channels)
+    if suffix == ".pgm" and channels == 3:
+        with pytest.raises(ImageError, match="gray"):
+            _images.encode(image, suffix)
+    else:
+        file = _images.encode(image, suffix)
+        assert _images.holds(file, image)
+        assert not _images.holds(file, Image.new(image.mode, image.size))
+
+
+def test_image_too_large_for_the_format():
+    with pytest.raises(ImageError, match=r"cannot be written as \.webp"):
+        _images.encode(Image.new("RGB", (16384, 1)), ".webp")
+
+
+# Info
+
+
+@needs_model
+def test_info_adds_up(packed):
+    done = run("info", "rgb.ardm", "gray.ardm", "--json", cwd=packed["folder"])
+    rgb, gray = map(json.loads, done.stdout.splitlines())
+    data = packed["files"]["rgb.ardm"]
+    assert rgb["bytes"] == len(data) == rgb["header_bytes"] + rgb["side_info_bytes"] + rgb["stream_bytes"]
+    assert (rgb["width"], rgb["height"], rgb["channels"], gray["channels"]) == (WIDTH, HEIGHT, 3, 1)
+    assert rgb["model"] == "photo"
+    assert rgb["pixel_crc32"] == f"{zlib.crc32(RGB[1]):08x}"
+    assert rgb["file_crc32"] == f"{zlib.crc32(data[:-4]):08x}"
+    text = run("info", "rgb.ardm", cwd=packed["folder"]).stdout.decode()
+    assert text.startswith("rgb.ardm\n")
+    assert all(str(rgb[key]) in text for key in ("bytes", "model", "model_id", "calls", "stream_bytes", "pixel_crc32"))
+
+
+@needs_model
+def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
+    c = unpack((folder / "rgb.ardm").read_bytes())
+    (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
+    (folder / "cut.ardm").write_bytes((folder / "rgb.ardm").read_bytes()[:-1])
+    done = run("info", "other.ardm", "cut.ardm", "rgb.png", cwd=folder)
+    assert done.returncode == 1
+    assert b"not installed (01020304)" in done.stdout
+    assert done.stderr == [
+        "ardmzip: cut.ardm: damaged or truncated: file checksum does not match",
+        "ardmzip: rgb.png: not an .ardm file: wrong magic",
+    ]
+
+
+# Damaged files
+
+
+def replaced(container, **changes):
+    from dataclasses import replace
+
+    return replace(container, **changes)
+
+
+def with_checksum(body: bytes) -> bytes:
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+@needs_model
+def test_damage_anywhere_is_one_line_and_no_output(folder, packed):
+    good = packed["files"]["gray.ardm"]
+    files = {"empty": b"", "long": good + b"\0"}
+    files |= {f"cut{i}": good[:i] for i in range(1, len(good), 5)}
+    files |= {f"flip{i}": good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))}
+    for name, data in files.items():
+        (folder / f"{name}.ardm").write_bytes(data)
+    before = listing(folder)
+    for command in ("decompress", "test"):
+        done = run(command, *(f"{name}.ardm" for name in files), cwd=folder)
+        assert done.returncode == 1
+        assert [line.split(": ")[:2] for line in done.stderr] == [["ardmzip", f"{name}.ardm"] for name in files]
+        assert listing(folder) == before
+
+
+@needs_model
+def test_files_that_are_well_formed_but_wrong(folder, packed):
+    """Their checksums are right, so nothing but the decoder can notice."""
+    good = packed["files"]["rgb.ardm"]
+    c = unpack(good)
+    words = c.segments[0].copy()
+    words[len(words) // 2] ^= 1
+    (folder / "version.ardm").write_bytes(with_checksum(good[:4] + b"\2" + good[5:-4]))
+    (folder / "flags.ardm").write_bytes(with_checksum(good[:5] + b"\x80" + good[6:-4]))
+    (folder / "model.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
+    (folder / "crc.ardm").write_bytes(pack(replaced(c, pixel_crc=c.pixel_crc ^ 1)))
+    (folder / "size.ardm").write_bytes(pack(replaced(c, width=c.width + 2)))
+    (folder / "side.ardm").write_bytes(pack(replaced(c, side_info=b"123")))
+    (folder / "word.ardm").write_bytes(pack(replaced(c, segments=(words,))))
+    (folder / "short.ardm").write_bytes(pack(replaced(c, segments=(words[: len(words) // 2],))))
+    (folder / "none.ardm").write_bytes(pack(replaced(c, segments=(words[:0],))))
+    names = ["version", "flags", "model", "crc", "size", "side", "word", "short", "none"]
+    before = listing(folder)
+    done = run("decompress", *(f"{name}.ardm" for name in names), cwd=folder)
+    assert done.returncode == 1
+    lines = {line.split(": ")[1]: line for line in done.stderr}
+    assert list(lines) == [f"{name}.ardm" for name in names]
+    assert len(done.stderr) == len(names)
+    assert "unknown .ardm version 2" in lines["version.ardm"]
+    assert "newer ardmzip" in lines["flags.ardm"]
+    assert "01020304" in lines["model.ardm"]
+    assert listing(folder) == before
+
+
+# Images that cannot be stored
+
+
+def png16(color_type: int, channels: int) -> bytes:
+    """A 2x2 PNG with 16 bits a channel, which Pillow cannot write for RGB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes(range(4 * channels))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(2 * row)) + chunk(b"IEND", b"")
+
+
+def test_unsupported_images_are_one_line_each(tmp_path):
+    rgb = picture(3)
+    rgb.convert("RGBA").save(tmp_path / "rgba.png")
+    rgb.convert("LA").save(tmp_path / "la.png")
+    rgb.convert("P").save(tmp_path / "palette.png")
+    rgb.convert("1").save(tmp_path / "bits.png")
+    rgb.convert("CMYK").save(tmp_path / "cmyk.tif")
+    rgb.save(tmp_path / "transparent.png", transparency=(1, 2, 3))
+    rgb.save(tmp_path / "pages.tif", save_all=True, append_images=[picture(3)])
+    (tmp_path / "rgb16.png").write_bytes(png16(2, 3))
+    (tmp_path / "gray16.png").write_bytes(png16(0, 1))
+    rgb.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
+    (tmp_path / "text.png").write_text("this is no image")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "ardm.png").write_bytes(b"\x9aARD\x01")
+    before = listing(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    names = sorted(os.listdir(tmp_path))
+    (tmp_path / "out").mkdir()
+    done = run("compress", *names, "-o", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line.split(": ")[1] for line in done.stderr] == names, done.stderr
+    assert all(len(line.split(": ", 2)[2]) > 5 for line in done.stderr)
+    assert listing(tmp_path) == before
+
+
+# Refusals before anything is done
+
+
+def refused(done: subprocess.CompletedProcess, code: int = 2) -> str:
+    assert done.returncode == code
+    assert done.stdout == b""
+    (line,) = done.stderr
+    assert line.startswith("ardmzip: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["squeeze"], "No such command"),
+        (["compress"], "Missing argument"),
+        (["compress", "--no-such-option", "rgb.png"], "No such option"),
+        (["compress", "--steps", "0", "rgb.png"], "--steps"),
+        (["compress", "--rm", "--no-verify", "rgb.png"], "--no-verify"),
+        (["compress", "rgb.png", "rgb.jpg"], "both be written to rgb.ardm"),
+        (["compress", "rgb.png", "./rgb.png"], "both be written to rgb.ardm"),
+        (["compress", "rgb.png", "gray.png", "-o", "one.ardm"], "existing folder"),
+        (["compress", "rgb.png", "gray.png", "-c"], "only one file"),
+        (["compress", "rgb.png", "-o", "nowhere/"], "no folder nowhere/"),
+        (["compress", "rgb.png", "-o", "rgb.png"], "which is an input"),
+        (["compress", "-f", "a.ardm"], "which is an input"),
+        (["compress", "rgb.png", "-c", "-o", "x.ardm"], "choose one"),
+        (["compress", "rgb.png", "-c", "--json"], "--json"),
+        (["compress", "rgb.png", "-c", "--rm"], "--rm"),
+        (["compress", "-", "-", "-o", "."], "twice"),
+        (["compress", "-", "-o", "."], "stdin has no name"),
+        (["compress", "."], "is not a file"),
+        (["decompress", "a.ardm", "-o", "a.jpg"], "does not write .jpg"),
+        (["decompress", "a.ardm", "-o", "a"], "no suffix"),
+        (["decompress", "a.ardm", "rgb.png", "-f"], "which is an input"),
+        (["schedule", "--size", "0x5"], "not a size"),
+        (["schedule", "--plot", "cut.txt"], ".svg"),
+    ],
+)
+def test_wrong_usage_is_one_line(images, args, expected):
+    if args == ["decompress", "a.ardm", "rgb.png", "-f"]:  # a.ardm would overwrite the second input
+        args = ["decompress", "rgb.ardm", "rgb.png", "-f"]
+    before = listing(images)
+    assert expected in refused(run(*args, cwd=images))
+    assert listing(images) == before
+
+
+def test_no_silent_overwrite(images):
+    (images / "rgb.ardm").write_bytes(b"precious")
+    before = listing(images)
+    line = refused(run("compress", "rgb.png", cwd=images), 1)
+    assert line == "ardmzip: rgb.png: rgb.ardm exists already (-f overwrites it)"
+    line = refused(run("decompress", "rgb.ardm", cwd=images), 1)
+    assert line == "ardmzip: rgb.ardm: rgb.png exists already (-f overwrites it)"
+    assert listing(images) == before
+
+
+def test_failed_overwrite_keeps_the_old_file(images):
+    (images / "x.ardm").write_bytes(b"no image")
+    before = listing(images)
+    refused(run("decompress", "-f", "x.ardm", "-o", "rgb.png", cwd=images), 1)
+    refused(run("compress", "-f", "x.ardm", "-o", "y.ardm", cwd=images), 1)
+    assert listing(images) == before
+
+
+def test_missing_folder_and_odd_names_are_one_line(images):
+    assert "there is no folder" in refused(run("compress", "rgb.png", "-o", "nowhere/x.ardm", cwd=images), 1)
+    assert refused(run("info", "two\nlines\x1b[31m", cwd=images), 1).startswith("ardmzip: two?lines?[31m: No such file")
+
+
+def test_unknown_model(images):
+    before = listing(images)
+    assert "unknown model: nonsense" in refused(run("compress", "-m", "nonsense", "rgb.png", cwd=images), 1)
+    assert "unknown model: nonsense" in refused(run("schedule", "-m", "nonsense", cwd=images), 1)
+    (images / "bad.safetensors").write_bytes(b"no model at all")
+    assert "not a model file" in refused(run("schedule", "-m", "bad.safetensors", cwd=images), 1)
+    (images / "bad.safetensors").unlink()
+    assert listing(images) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo terminals")
+def test_no_binary_data_to_a_terminal(images):
+    import pty
+
+    ours, theirs = pty.openpty()
+    try:
+        process = start("compress", "-c", "rgb.png", cwd=images, stdout=theirs, stderr=subprocess.PIPE)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 2
+    assert b"not written to a terminal" in stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_interrupt(images):
+    before = listing(images)
+    process = start("compress", "-", "-o", "x.ardm", cwd=images, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.0)  # it waits for its input now; earlier, Python itself would print a traceback
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    with process.stdin, process.stderr:
+        assert process.stderr.read() == b"ardmzip: stdin: interrupted\n"
+    assert process.returncode == 130
+    assert listing(images) == before
+
+
+# Schedule, models, train
+
+
+@needs_model
+def test_schedule_prints_the_cut(tmp_path):
+    done = run("schedule", "--steps", "9", "--size", "40x30", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert "40 x 30 RGB: 54 atoms in 6 levels" in lines[0]
+    assert len([line for line in lines if line.split()[:1] in [[str(level)] for level in range(6)]]) == 6
+    calls, expected, optimum = (line.split()[-1 if i == 0 else 1] for i, line in enumerate(lines[-3:]))
+    assert int(calls) == 9
+    assert float(expected) >= float(optimum) > 0
+
+
+@needs_model
+def test_schedule_of_the_optimum_of_an_image_and_of_one_pixel(images):
+    done = run("schedule", "--image", "gray.png", cwd=images)
+    assert f"{WIDTH} x {HEIGHT} gray: 15 atoms" in done.stdout.decode()
+    assert "chosen, +0.00 %" in done.stdout.decode()
+    done = run("schedule", "--size", "1x1", cwd=images)
+    assert done.returncode == 0
+    assert "needs no network call" in done.stdout.decode()
+
+
+@needs_model
+def test_schedule_plot(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra bench) is not installed")
+    args = ("schedule", "--gray", "--size", "20x20", "--plot", "cut.png")
+    assert run(*args, cwd=tmp_path).returncode == 0
+    with Image.open(tmp_path / "cut.png") as plot:
+        assert plot.width > 400
+    assert "exists already" in run(*args, cwd=tmp_path).stderr[0]
+    assert run(*args, "-f", cwd=tmp_path).returncode == 0
+    assert os.listdir(tmp_path) == ["cut.png"]
+
+
+@needs_model
+def test_schedule_plot_without_matplotlib(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\nfrom ardmzip.cli import main\n"
+        "main(['schedule', '--size', '9x9', '--plot', 'cut.png'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "ardmzip: photo: a plot needs matplotlib: pip install 'ardmzip[bench]'\n"
+    assert os.listdir(tmp_path) == []
+
+
+@needs_model
+def test_models(tmp_path):
+    done = run("models", "--json", cwd=tmp_path)
+    found = {entry["name"]: entry for entry in map(json.loads, done.stdout.splitlines())}
+    assert found["photo"]["id"] == model.load("photo").id.hex()
+    text = run("models", cwd=tmp_path).stdout.decode()
+    assert f"photo  id {found['photo']['id']}" in text
+
+
+def test_train_refuses_a_bad_configuration(tmp_path):
+    (tmp_path / "bad.toml").write_text("nonsense = 1\n")
+    assert "nonsense" in refused(run("train", "bad.toml", cwd=tmp_path), 1)
+    assert refused(run("train", "nowhere.toml", cwd=tmp_path), 1).startswith("ardmzip: nowhere.toml: ")
+    assert os.listdir(tmp_path) == ["bad.toml"]
+
+
+# Parts
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "after", "shown"),
+    [(Terminal, False, 0.0, True), (Terminal, False, 60.0, False), (Terminal, True, 0.0, False),
+     (io.StringIO, False, 0.0, False)],
+)  # fmt: skip
+def test_progress_bar(monkeypatch, stream, quiet, after, shown):
+    stderr = stream()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(_progress, "_AFTER", after)
+    with _progress.Bar("name[red].png", quiet) as bar:
+        bar(0.25)
+        assert bar.half is None
+        bar(0.5)
+        bar(1.0)
+    assert bar.half is not None
+    assert bool(stderr.getvalue()) == shown
+    assert ("name[red].png" in stderr.getvalue()) == shown
+
+
+def test_expected_errors_have_a_line_and_bugs_have_none():
+    class OutOfMemoryError(RuntimeError):  # as torch.cuda names it
+        pass
+
+    assert _common.describe(ArdmError("line")) == "line"
+    assert _common.describe(MemoryError()) == "not enough memory"
+    assert _common.describe(OutOfMemoryError("CUDA out of memory. Tried ...")) == "not enough memory"
+    assert _common.describe(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == "not enough memory"
+    assert _common.describe(FileNotFoundError(2, "No such file", "a"), "a") == "No such file"
+    assert _common.describe(FileNotFoundError(2, "No such file", "b"), "a") == "No such file: b"
+    assert _common.describe(RuntimeError("a bug")) is None
+
+
+def test_a_bug_is_not_hidden():
+    def work():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _common.attempt("file", work)
