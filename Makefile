@@ -15,7 +15,7 @@ CIFAR := $(wildcard ../shared/data/cifar10/test_*.png)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench bench-data clean
 
 help:  ## Show this text
 	@echo "make TARGET, where TARGET is one of"
@@ -45,10 +45,12 @@ lint: $(STAMP)  ## Check the code with ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure sizes and seconds against PNG, WebP, JPEG-LS and JPEG XL (see bench/README.md)
+bench: bench-data $(STAMP)  ## Measure sizes and seconds against PNG, WebP, JPEG-LS and JPEG XL (see bench/README.md)
+	$(BIN)/python -m bench.bench $(DATA) $(addprefix --cifar ,$(CIFAR)) --steps-curve $(BENCH_ARGS)
+
+bench-data:
 	@[ -n "$(strip $(DATA)$(CIFAR))" ] || \
 	    { echo "there are no images to measure on; name a folder: make bench DATA='FOLDER'" >&2; exit 2; }
-	$(BIN)/python -m bench.bench $(DATA) $(addprefix --cifar ,$(CIFAR)) --steps-curve $(BENCH_ARGS)
 
 clean:  ## Remove .venv, caches and the demo's files
 	rm -rf $(VENV) demo/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

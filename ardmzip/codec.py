@@ -8,10 +8,11 @@ differs, so the two cannot drift apart.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,51 +35,66 @@ Progress = Callable[[float], None]
 BATCH = 1 << 16
 #: Pixels the network evaluates at a time (not part of the format): int32 sums of 256 units then stay in the cache.
 CHUNK = 1 << 13
+#: Fewer pixels than this are not worth a second thread.
+MIN_CHUNK = 512
 #: Images with fewer pixels carry no side information: 25 bytes cost more than they save.
 SIDE_INFO_PIXELS = 96 * 96
 
 
 @dataclass
 class Distribution:
-    """Distributions of a batch of sub-pixels, as head outputs: outputs int32 [n, 3 K], centre int32 [n], cls uint8 [n]."""
+    """Distributions of a batch of sub-pixels: head outputs int32 [n, 3 K], mixture centre int32 [n], class uint8 [n].
 
-    outputs: Tensor
-    centre: Tensor
-    cls: Tensor
-    tables: dict[str, Tensor]
-    backend: Backend
+    One piece for each part of the batch that a thread works on.
+    """
+
+    pieces: list[tuple[Tensor, Tensor, Tensor]]
+    predictor: Predictor
+
+    def __len__(self) -> int:
+        return sum(len(outputs) for outputs, _, _ in self.pieces)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(start, width), uint32 [2 n] each: high nibbles, then low nibbles, of values uint8 [n]."""
-        if self.backend.numba:
-            from ardmzip import kernels
+        """(start, width), uint32 [2, n] each: high nibbles and low nibbles of values uint8 [n]."""
+        start, width = np.empty((2, 2, len(values)), np.uint32)
 
-            start, width = np.empty((2, 2 * len(values)), np.uint32)
-            kernels.intervals(*self._arrays(), values, self._table_arrays(), start, width)
-            return start, width
-        m = mixture.mixture(self.outputs, self.centre, self.cls, self.tables)
-        parts = mixture.intervals(m, torch.from_numpy(values).to(self.backend.device))
-        to = [part.cpu().numpy().astype(np.uint32) for part in parts]
-        return np.concatenate([to[0], to[2]]), np.concatenate([to[1], to[3]])
+        def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
+            if self.predictor.backend.numba:
+                from ardmzip import kernels
+
+                arrays = (tensor.numpy() for tensor in piece)
+                kernels.intervals(*arrays, values[part], self.predictor.table_arrays, start[:, part], width[:, part])
+            else:
+                m = mixture.mixture(*piece, self.predictor.tables)
+                filled = mixture.intervals(m, torch.from_numpy(values[part]).to(self.predictor.backend.device))
+                start[0, part], width[0, part], start[1, part], width[1, part] = (t.cpu().numpy() for t in filled)
+
+        self._each(fill)
+        return start, width
 
     def rows(self, high: np.ndarray | None) -> np.ndarray:
         """Frequencies less one, float32 [n, 16], of the high nibble, or of the low one given ``high`` int32 [n]."""
-        if self.backend.numba:
-            from ardmzip import kernels
+        out = np.empty((len(self), 16), np.float32)
 
-            out = np.empty((len(self.outputs), 16), np.float32)
-            kernels.rows(*self._arrays(), np.empty(0, np.int32) if high is None else high, self._table_arrays(), out)
-            return out
-        m = mixture.mixture(self.outputs, self.centre, self.cls, self.tables)
-        if high is None:
-            return mixture.high_rows(m).cpu().numpy()
-        return mixture.low_rows(m, torch.from_numpy(high).to(self.backend.device)).cpu().numpy()
+        def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
+            known = np.empty(0, np.int32) if high is None else high[part]
+            if self.predictor.backend.numba:
+                from ardmzip import kernels
 
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.outputs.numpy(), self.centre.numpy(), self.cls.numpy()
+                kernels.rows(*(tensor.numpy() for tensor in piece), known, self.predictor.table_arrays, out[part])
+            else:
+                m = mixture.mixture(*piece, self.predictor.tables)
+                if high is None:
+                    out[part] = mixture.high_rows(m).cpu().numpy()
+                else:
+                    out[part] = mixture.low_rows(m, torch.from_numpy(known).to(self.predictor.backend.device)).cpu()
 
-    def _table_arrays(self) -> dict[str, np.ndarray]:
-        return {name: table.numpy() for name, table in self.tables.items()}
+        self._each(fill)
+        return out
+
+    def _each(self, work: Callable[[slice, tuple[Tensor, Tensor, Tensor]], None]) -> None:
+        ends = np.cumsum([len(outputs) for outputs, _, _ in self.pieces]).tolist()
+        self.predictor.each(work, [slice(a, b) for a, b in pairwise([0, *ends])], self.pieces)
 
 
 class Coder(Protocol):
@@ -115,8 +131,9 @@ class EncodingCoder:
             step = 1 << atom.level
             level = self.planes[atom.channel, py::step, px::step]
             self._values = level[self.order.lattice(atom.level, atom.kind)].ravel()
-        values = self._values[first : first + len(distribution.outputs)]
-        self.encoder.push(*distribution.intervals(values))
+        values = self._values[first : first + len(distribution)]
+        start, width = distribution.intervals(values)
+        self.encoder.push(start.ravel(), width.ravel())
         return values
 
 
@@ -191,40 +208,65 @@ class Pyramid:
 
 
 class Predictor:
-    """Features, trunk and head of one image on one back end."""
+    """Features, trunk and head of one image on one back end; a context in which torch runs single-threaded.
+
+    On the CPU each thread takes a chunk of pixels through all stages, so that a chunk stays in its core's cache and no
+    thread waits for another within a stage (torch's and numba's own thread pools would spin against each other).
+    """
 
     def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
         self.backend, self.chunk = backend, chunk
         self.experts, self.tables = model.on(backend.device)
-        self._table_arrays = model.tables
+        self.table_arrays = model.tables
         self.side = sideinfo.inputs(side)
+        self._threads = torch.get_num_threads() if backend.device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Predictor:
+        self._torch_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if self._threads > 1:
+            self._pool = ThreadPoolExecutor(self._threads, "ardmzip")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        torch.set_num_threads(self._torch_threads)
+
+    def each(self, work: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
+        """``work`` on each row of the columns, on all threads; results in order."""
+        if self._pool is None or len(columns[0]) < 2:
+            return [work(*row) for row in zip(*columns, strict=True)]
+        return list(self._pool.map(work, *columns))
 
     def distribution(self, atom: Atom, array: np.ndarray | Tensor, at: np.ndarray, stride: int) -> Distribution:
         """Distributions of the pixels at flat offsets ``at`` of an atom's level array."""
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
-        parts = []
-        for first in range(0, len(at), self.chunk):
-            part = at[first : first + self.chunk]
-            if self.backend.numba:
-                x, centre, cls = self._numba_features(array, part, stride, layout, atom.level)
-            else:
-                x, centre, cls = features.window_features(
-                    array, torch.from_numpy(part).to(self.backend.device), stride, layout, atom.level,
-                    torch.from_numpy(self.side).to(self.backend.device), self.tables,
-                )  # fmt: skip
-            h = self.backend.trunk(expert, x)
-            parts.append((self.backend.head(expert, h), centre, cls))
-        joined = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
-        return Distribution(*joined, self.tables, self.backend)
 
-    def _numba_features(self, array, at, stride, layout, level) -> tuple[Tensor, Tensor, Tensor]:
+        def evaluate(part: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+            x, centre, cls = self._features(array, part, stride, layout, atom.level)
+            return self.backend.head(expert, self.backend.trunk(expert, x)), centre, cls
+
+        size = min(self.chunk, max(MIN_CHUNK, -(-len(at) // self._threads)))
+        parts = [at[first : first + size] for first in range(0, len(at), size)]
+        return Distribution(self.each(evaluate, parts), self)
+
+    def _features(
+        self, array: np.ndarray | Tensor, at: np.ndarray, stride: int, layout: features.Layout, level: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.backend.device
+        if not self.backend.numba:
+            where = torch.from_numpy(at).to(device)
+            side = torch.from_numpy(self.side).to(device)
+            return features.window_features(array, where, stride, layout, level, side, self.tables)
         from ardmzip import kernels
 
         x = torch.empty(len(at), layout.inputs, dtype=torch.int8)
         centre, cls = torch.empty(len(at), dtype=torch.int32), torch.empty(len(at), dtype=torch.uint8)
         kernels.window_features(
-            array, at, stride, layout, level, self.side, self._table_arrays, x.numpy(), centre.numpy(), cls.numpy()
+            array, at, stride, layout, level, self.side, self.table_arrays, x.numpy(), centre.numpy(), cls.numpy()
         )
         return x, centre, cls
 
@@ -283,7 +325,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     if height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK:
         side = quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
     coder = EncodingCoder(planes, order)
-    walk(order, calls, Predictor(model, backend, side, chunk), coder, progress)
+    with Predictor(model, backend, side, chunk) as predictor:
+        walk(order, calls, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
         side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
@@ -301,7 +344,8 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
             raise FormatError(f"the model wants {features.SIDE} bytes of side information, not {len(container.side_info)}")
         side = np.frombuffer(container.side_info, np.int8)
     coder = DecodingCoder(container.segments)
-    planes = walk(order, container.call_starts, Predictor(model, backend, side, chunk), coder, progress)
+    with Predictor(model, backend, side, chunk) as predictor:
+        planes = walk(order, container.call_starts, predictor, coder, progress)
     coder.decoder.finish()
     if pixel_checksum(planes) != container.pixel_crc:
         raise FormatError("the decoded pixels do not match the file's checksum")

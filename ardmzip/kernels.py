@@ -1,6 +1,7 @@
 """numba kernels for the CPU: the same integers as the torch code in features.py and mixture.py, several times faster.
 
-They serve training and coding alike. Pixels are independent, so threads and batch splits cannot change a result.
+They serve training and coding alike. Pixels are independent, so threads and batch splits cannot change a result. The
+coding kernels are serial and release the GIL: codec.py gives each thread its own chunk of pixels.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ardmzip import mixture, tables
+from ardmzip import mixture, network, tables
 from ardmzip.features import LEVELS, SCALARS, SIDE, Layout
 
 # numba treats module globals as compile-time constants
@@ -16,6 +17,7 @@ _UNIT = tables.UNIT
 _TOTAL, _FLOOR, _MEAN_LIMIT = mixture.TOTAL, mixture.FLOOR, mixture.MEAN_LIMIT
 _MU_MIN, _MU_MAX, _SCALE_ZERO = mixture.MU_MIN, mixture.MU_MAX, mixture.SCALE_ZERO
 _SCALE_ENTRIES, _LOGISTIC_ENTRIES, _EXP_ENTRIES = mixture.SCALE_ENTRIES, mixture.LOGISTIC_ENTRIES, mixture.EXP_ENTRIES
+_HEAD_SPLIT, _HEAD_SHIFT = network.HEAD_SPLIT, network.HEAD_SHIFT
 _WEIGHT_BITS = tables.WEIGHT_BITS
 _CLASS_UNKNOWN = tables.CLASS_UNKNOWN
 _DIFFERENCES = tables.DIFFERENCES
@@ -91,17 +93,14 @@ def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_
     return min(max(centre, 0), 255 * _UNIT), own_class
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _features(q, at, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
-    n = len(at)
-    chunk = 512
-    for block in numba.prange((n + chunk - 1) // chunk):
-        values = np.empty(64, np.int32)
-        seen = np.empty(64, np.int32)
-        for i in range(block * chunk, min(n, (block + 1) * chunk)):
-            centre[i], cls[i] = _pixel_features(
-                q, at[i], offsets, weights, known, channel, level, side, class_of, compand, values, seen, x[i]
-            )
+    values = np.empty(64, np.int32)
+    seen = np.empty(64, np.int32)
+    for i in range(len(at)):
+        centre[i], cls[i] = _pixel_features(
+            q, at[i], offsets, weights, known, channel, level, side, class_of, compand, values, seen, x[i]
+        )
 
 
 def window_features(
@@ -179,13 +178,23 @@ def training_features(
                 )
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def requantise(acc, bias, shift, out):
     """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m]."""
     rows, columns = acc.shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(columns):
-            out[i, j] = min(max((acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
+            out[i, j] = min(max(np.int32(acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
+
+
+@numba.njit(cache=True, nogil=True)
+def join_halves(acc, bias, out):
+    """Head sums of the high and the low weight halves, int32 [n, 2 * padded], -> outputs int32 [n, m] in 1/256."""
+    n, padded = len(acc), acc.shape[1] // 2
+    for i in range(n):
+        for j in range(out.shape[1]):
+            total = np.int32(np.int32(acc[i, j] << _HEAD_SPLIT) + acc[i, padded + j] + bias[j])
+            out[i, j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
 
 
 @numba.njit(cache=True, nogil=True)
@@ -236,64 +245,70 @@ def _rescale(part, whole):
     return np.int64(np.float64(part * (_TOTAL - 16)) / np.float64(whole))
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
+def _cumulative_row(first, step, weight, mean, mantissa, shift, logistic, c):
+    """mixture.cumulative for one pixel at the 17 boundaries first, first + step, ...: fills int32 [17].
+
+    The inner loop runs over boundaries in int32, which the compiler vectorises.
+    """
+    for i in range(17):
+        c[i] = 0
+    for k in range(len(weight)):
+        w, m, s, u = weight[k], mean[k], shift[k], mantissa[k]
+        for i in range(17):
+            distance = np.int32(np.int32(_UNIT * np.int32(first + np.int32(step * i))) - np.int32(_UNIT // 2) - m)
+            z = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
+            z = np.uint32(min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1)))
+            c[i] += np.int32(w * logistic[z])
+    for i in range(17):
+        q = c[i] >> np.int32(6)
+        c[i] = q - (q >> np.int32(12)) + np.int32(_FLOOR * (first + step * i))
+    if first == 0:
+        c[0] = 0
+    if first + 16 * step == 256:
+        c[16] = _TOTAL
+
+
+@numba.njit(cache=True, nogil=True)
 def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
-    n, k_count = len(p), p.shape[1] // 3
-    chunk = 1024
-    for block in numba.prange((n + chunk - 1) // chunk):
-        weight = np.empty(k_count, np.int32)
-        mean = np.empty(k_count, np.int32)
-        mantissa = np.empty(k_count, np.int32)
-        shift = np.empty(k_count, np.int32)
-        for i in range(block * chunk, min(n, (block + 1) * chunk)):
-            _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-            v = np.int64(value[i])
-            high = v & ~15
-            first = _cumulative(high, weight, mean, mantissa, shift, logistic)
-            whole = _cumulative(high + 16, weight, mean, mantissa, shift, logistic) - first
-            low = _rescale(_cumulative(v, weight, mean, mantissa, shift, logistic) - first, whole)
-            above = _rescale(_cumulative(v + 1, weight, mean, mantissa, shift, logistic) - first, whole)
-            start[i] = first
-            width[i] = whole
-            start[n + i] = low + (v & 15)
-            width[n + i] = above - low + 1
+    weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
+    for i in range(len(p)):
+        _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
+        v = np.int64(value[i])
+        high = v & ~15
+        first = _cumulative(high, weight, mean, mantissa, shift, logistic)
+        whole = _cumulative(high + 16, weight, mean, mantissa, shift, logistic) - first
+        low = _rescale(_cumulative(v, weight, mean, mantissa, shift, logistic) - first, whole)
+        above = _rescale(_cumulative(v + 1, weight, mean, mantissa, shift, logistic) - first, whole)
+        start[0, i] = first
+        width[0, i] = whole
+        start[1, i] = low + (v & 15)
+        width[1, i] = above - low + 1
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logistic, rows):
     """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
-    n, k_count = len(p), p.shape[1] // 3
-    chunk = 512
-    for block in numba.prange((n + chunk - 1) // chunk):
-        weight = np.empty(k_count, np.int32)
-        mean = np.empty(k_count, np.int32)
-        mantissa = np.empty(k_count, np.int32)
-        shift = np.empty(k_count, np.int32)
-        for i in range(block * chunk, min(n, (block + 1) * chunk)):
-            _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-            if len(high) == 0:
-                before = np.int64(0)
-                for s in range(16):
-                    after = _cumulative(16 * s + 16, weight, mean, mantissa, shift, logistic)
-                    rows[i, s] = after - before - 1
-                    before = after
-            else:
-                base = 16 * np.int64(high[i])
-                first = _cumulative(base, weight, mean, mantissa, shift, logistic)
-                whole = _cumulative(base + 16, weight, mean, mantissa, shift, logistic) - first
-                before = np.int64(0)
-                for s in range(16):
-                    after = np.int64(_TOTAL - 16)
-                    if s < 15:
-                        after = _rescale(
-                            _cumulative(base + s + 1, weight, mean, mantissa, shift, logistic) - first, whole
-                        )
-                    rows[i, s] = after - before
-                    before = after
+    weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
+    c = np.empty(17, np.int32)
+    for i in range(len(p)):
+        _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
+        if len(high) == 0:
+            _cumulative_row(np.int32(0), np.int32(16), weight, mean, mantissa, shift, logistic, c)
+            for s in range(16):
+                rows[i, s] = c[s + 1] - c[s] - 1
+        else:
+            _cumulative_row(np.int32(16 * high[i]), np.int32(1), weight, mean, mantissa, shift, logistic, c)
+            whole = np.int64(c[16] - c[0])
+            before = np.int64(0)
+            for s in range(16):
+                after = _rescale(np.int64(c[s + 1] - c[0]), whole)
+                rows[i, s] = after - before
+                before = after
 
 
 def intervals(p, centre, cls, value, tabs, start, width) -> None:
-    """mixture.intervals: fills ``start``, ``width`` uint32 [2 n], the high nibbles first, then the low ones."""
+    """mixture.intervals: fills ``start``, ``width`` uint32 [2, n]: the high and the low nibbles."""
     _intervals(
         p, centre, cls, value, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
         tabs["logistic"], start, width,

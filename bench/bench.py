@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     if not made or (args.steps_curve and not has_ardmzip):
         print("bench: nothing to measure" if not made else "bench: the steps curve needs ardmzip", file=sys.stderr)
         return 2
-    notes = [f"the first {args.limit} images only"] if args.limit else []
-    notes += [f"ardmzip's model: {Path(args.model).name}; device: {args.device}"] if has_ardmzip else []
+    notes = [f"limited to the first {args.limit} image(s)"] if args.limit else []
+    notes += [f"ardmzip's device: {args.device}"] if has_ardmzip else []
 
     failed, curves, references = False, {}, {}
     for images in sets:

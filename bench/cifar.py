@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.images import ImageSet, read
+from bench.images import ImageSet, UnsupportedImage, read
 
 SIDE = 32
 
@@ -56,8 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the single images")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    images = cut(read(args.sheet))[: args.limit]
+    try:
+        images = cut(read(args.sheet))[: args.limit]
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, UnsupportedImage) as error:
+        print(f"cifar: {error}", file=sys.stderr)
+        return 2
     for i, image in enumerate(images):
         Image.fromarray(image).save(args.out / f"{i:04d}.png")
     print(f"{len(images)} images in {args.out}", file=sys.stderr)

@@ -119,14 +119,14 @@ def _ardmzip(model: str, steps: int | None, device: str) -> Codec:
     except ImportError as error:
         raise MissingCodec(f"ardmzip cannot be imported: {error}") from error
     try:
-        load(model)
+        loaded = load(model)
     except ModelError as error:
         raise MissingCodec(str(error)) from error
     # verification is decoding, which is measured by itself
     return Codec(
         "ardmzip",
         LABELS["ardmzip"],
-        f"ardmzip {ardmzip.__version__}",
+        f"ardmzip {ardmzip.__version__}, model {loaded.name} ({loaded.id.hex()})",
         partial(compress, model=model, steps=steps, device=device, verify=False),
         lambda data: np.asarray(decompress(data, device=device)),
     )

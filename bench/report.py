@@ -91,7 +91,7 @@ def set_page(result: SetResult, summaries: Sequence[Summary], about: Mapping[str
     failures = [f"{s.label}: {failure}" for s in summaries for failure in s.failures]
     good = "Every decoded image was equal to the original, pixel for pixel." if not failures else "**FAILURES**, below."
     lines = [f"# {result.name}", "", table(summaries)]
-    lines += [f"{len(images)} images, {pixels / 1e6:.2f} megapixels. {good}", "", _machine_line(about), ""]
+    lines += [f"{len(images)} image(s), {pixels / 1e6:.2f} megapixels. {good}", "", _machine_line(about), ""]
     lines += [f"* {s.label}: {s.version}" for s in summaries]
     lines += [f"* {note}" for note in notes]
     lines += [f"* left out: {text}" for text in result.skipped]
@@ -163,7 +163,7 @@ def steps_plot(
             if not math.isnan(point["bits_per_subpixel"]):
                 label = f"{point['bits_per_subpixel']:.3f}"
                 at = (point["network_calls"], point["bits_per_subpixel"])
-                ax.annotate(label, at, textcoords="offset points", xytext=(4, 6), fontsize=8)
+                ax.annotate(label, at, textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
         for i, (label, value) in enumerate(references.get(name, {}).items()):
             ax.axhline(value, color=f"C{i + 1}", linestyle="--", linewidth=1, label=label)
         ax.set(title=name, xscale="log", xlabel="network calls", ylabel="bits per sub-pixel")
@@ -171,7 +171,7 @@ def steps_plot(
         ax.xaxis.set_minor_formatter(NullFormatter())
         ticks = sorted({round(c) for c in calls if not math.isnan(c)})
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
-        ax.margins(y=0.15)
+        ax.margins(x=0.08, y=0.15)
         ax.grid(alpha=0.3)
         ax.legend()
     figure.savefig(path, dpi=120)

@@ -127,7 +127,7 @@ def test_pages_and_json(tmp_path):
     failing = fake("jxl-e9", 99, failures=("c.png: broken",), decode_s_per_mp=float("nan"))
     about = report.machine(threads=1)
     page = report.set_page(result, [failing], about, ["a note"])
-    for text in ("# some", "1 images", "on 1 thread(s)", "FAILURES", "c.png: broken", "b.png: alpha", "a note"):
+    for text in ("# some", "1 image(s)", "on 1 thread(s)", "FAILURES", "c.png: broken", "b.png: alpha", "a note"):
         assert text in page
     report.write_json(tmp_path / "some.json", report.set_json(result, [failing], about, []))
     content = json.loads((tmp_path / "some.json").read_text())

@@ -507,7 +507,10 @@ def test_no_binary_data_to_a_terminal(images):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_interrupt(images):
     before = listing(images)
-    process = start("compress", "-", "-o", "x.ardm", cwd=images, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(
+        "compress", "-", "-o", "x.ardm", cwd=images, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit that it is ignored
+    )  # fmt: skip
     time.sleep(1.0)  # it waits for its input now; earlier, Python itself would print a traceback
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
@@ -580,6 +583,29 @@ def test_train_refuses_a_bad_configuration(tmp_path):
     assert "nonsense" in refused(run("train", "bad.toml", cwd=tmp_path), 1)
     assert refused(run("train", "nowhere.toml", cwd=tmp_path), 1).startswith("ardmzip: nowhere.toml: ")
     assert os.listdir(tmp_path) == ["bad.toml"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_train_exports_a_finished_run(tmp_path, monkeypatch, capsys, finished):
+    from types import SimpleNamespace
+
+    from ardmzip.cli import main
+    from ardmzip.training import export, train
+
+    def fake(config, folder, stop_after):
+        calls.append((config.name, folder, stop_after))
+        return SimpleNamespace(finished=finished)
+
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", fake)
+    monkeypatch.setattr(export, "export", lambda run, path: calls.append(path) or {"validation": {"bits": 2.5}})
+    Path("x.toml").write_text('name = "x"\ndata = ["images"]\n')
+    with pytest.raises(SystemExit) as done:
+        main(["train", "x.toml", "--stop-after", "3"])
+    assert done.value.code == 0
+    assert calls == [("x", Path("runs/x"), 3.0), Path("runs/x/x.safetensors")][: 1 + finished]
+    assert ("x.safetensors: " in capsys.readouterr().err) == finished
 
 
 # Parts

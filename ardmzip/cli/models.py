@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def _show(name: str, path: Path, as_json: bool) -> None:
         return
     click.echo(f"{name}  id {metadata['id']}  {path.stat().st_size} bytes  {path}")
     for key, value in card.items() if isinstance(card, dict) else []:
-        click.echo(f"  {key}: {common.plain(_text(value))}")
+        click.echo(f"  {key}: {textwrap.shorten(common.plain(_text(value)), 160, placeholder=' ...')}")
 
 
 def _text(value: Any) -> str:

@@ -168,8 +168,14 @@ def _plot(p: Problem, chosen: Schedule, optimum: Schedule, suffix: str) -> bytes
     above, below = figure.subplots(2, 1, height_ratios=[3, 2])
     above.plot(budgets, curve, marker=".", label="best cut for a number of calls")
     above.plot([len(chosen.calls)], [p.per_subpixel(chosen.bits)], "o", color="tab:red", label="this cut")
-    above.set(title=p.title, xlabel="network calls", ylabel="expected bits per sub-pixel")
-    above.xaxis.get_major_locator().set_params(integer=True)
+    # the cost rises steeply towards one call: what is of interest would be a flat line beside it
+    top = 1.25 * min(curve)
+    above.set(title=p.title, xlabel="network calls", ylabel="expected bits per sub-pixel", xscale="log")
+    above.set_ylim(top=min(max(curve) + 0.05, max(top, 1.02 * p.per_subpixel(chosen.bits))))
+    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200) if tick <= len(budgets)]
+    above.set_xticks(ticks, labels=map(str, ticks))
+    above.minorticks_off()
+    above.grid(alpha=0.3)
     above.legend()
     _draw_cut(below, p, chosen.calls)
     buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -27,8 +28,8 @@ def train(config: str, out: str | None, stop_after: float | None) -> int:
     """Train a model, or go on with a run that was stopped.
 
     CONFIG is a TOML file (see configs/photo.toml): name, image folders, size of the network, time budget. The run
-    saves a checkpoint every few minutes, so it can be interrupted and started again with the same command. Needs
-    pip install 'ardmzip[train]'.
+    saves a checkpoint every few minutes, so it can be interrupted and started again with the same command. When its
+    time budget is used up it writes FOLDER/NAME.safetensors, which -m takes. Needs pip install 'ardmzip[train]'.
     """
     return common.exit_code(config, lambda: _train(Path(config), out, stop_after))
 
@@ -36,11 +37,16 @@ def train(config: str, out: str | None, stop_after: float | None) -> int:
 def _train(config: Path, out: str | None, stop_after: float | None) -> None:
     config.read_bytes()  # a wrong name is found before torch is imported
     try:
+        from ardmzip.training.export import export
         from ardmzip.training.train import TrainConfig
         from ardmzip.training.train import train as run
 
         settings = TrainConfig.load(config)
         folder = Path(out) if out else Path("runs") / settings.name
-        run(settings, folder, stop_after)
+        trained = run(settings, folder, stop_after)
+        if trained.finished:
+            path = folder / f"{settings.name}.safetensors"
+            card = export(trained, path)
+            click.echo(f"{path}: {json.dumps(card['validation'])}", err=True)
     except ModuleNotFoundError as error:
         raise ArdmError(f"training needs {error.name}: pip install 'ardmzip[train]'") from error

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ardmzip import features, model, sideinfo, tables
+from ardmzip import codec, features, model, network, sideinfo, tables
+from ardmzip.container import pack
+from ardmzip.image import to_planes
 from ardmzip.training import net as nets
 from ardmzip.training.data import LEVELS, Bank
+from ardmzip.training.images import SHEETS, read_rgb
 from ardmzip.training.net import Network, code_length
+from ardmzip.training.train import Run, data_split, validate, validation_bank
 
 KINDS, CHANNELS = features.KINDS, features.CHANNELS
 
@@ -79,7 +84,40 @@ def gray_bank(bank: Bank) -> Bank:
     return copy
 
 
-def export(net: Network, bank: Bank, path: Path, name: str, card: dict, samples: int = 3000) -> bytes:
-    """Write the model file; ``bank`` holds the validation crops on which the loss tables are measured."""
-    loss = {3: loss_table(net, bank, 3, samples), 1: loss_table(net, gray_bank(bank), 1, samples)}
-    return model.save(path, name, integer_tensors(net), loss, bank.mean, bank.std, card)
+def file_size(path: Path, images: list[Path]) -> dict[str, float]:
+    """Bits per sub-pixel of real files of some images, header included."""
+    loaded, chosen = model.load(path), network.backend()
+    bits = values = 0
+    for name in images:
+        planes = to_planes(read_rgb(name))
+        bits += 8 * len(pack(codec.encode(planes, loaded, chosen)))
+        values += planes.size
+    return {"images": len(images), "bits_per_subpixel": round(bits / values, 4)}
+
+
+def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict:
+    """Write the model file of a run, with its averaged weights; returns the card.
+
+    The loss tables and the card's figures are measured on the run's validation images: float and quantised ideal code
+    length of random pixels, and the size of real files of the first ``images`` of them.
+    """
+    config = run.config
+    held_out = [name for name in data_split(config)[1] if name.parent.name not in SHEETS]
+    bank = validation_bank(held_out, run.mean, run.std)
+    parameters = sum(p.numel() for p in run.average.parameters())
+    card = {
+        "data": {"folders": [Path(d).name for d in config.data], "validation_images": len(held_out)},
+        "recipe": {k: v for k, v in asdict(config).items() if k not in ("data", "name")},
+        "parameters": parameters,
+        "training": {"minutes": round(run.seconds / 60, 1), "steps": run.step, "samples": run.samples},
+        "validation": {
+            "float_bits_per_subpixel": round(validate(run.average, bank, False), 4),
+            "quantised_bits_per_subpixel": round(validate(run.average, bank, True), 4),
+        },
+    }
+    loss = {3: loss_table(run.average, bank, 3, samples), 1: loss_table(run.average, gray_bank(bank), 1, samples)}
+    tensors = integer_tensors(run.average)
+    model.save(path, config.name, tensors, loss, run.mean, run.std, card)
+    card["validation"]["files"] = file_size(path, held_out[:images])
+    model.save(path, config.name, tensors, loss, run.mean, run.std, card)
+    return card

@@ -118,6 +118,11 @@ class Run:
         self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
 
     @property
+    def finished(self) -> bool:
+        """Whether the time budget is used up."""
+        return self.seconds >= self.config.minutes * 60
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
@@ -148,17 +153,30 @@ class Run:
         print(json.dumps(line), flush=True)
 
 
+def resume(config: TrainConfig, folder: Path) -> Run:
+    """The run in ``folder``, from its checkpoint if it has one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(config, folder)
+    if run.checkpoint.exists():
+        run.load()
+    return run
+
+
+def data_split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """(training, validation) files of a run: a fixed split by name."""
+    return split(list_images([Path(d) for d in config.data]), 25)
+
+
 def train(config: TrainConfig, folder: Path, stop_after: float | None = None) -> Run:
     """Train, or go on with, the run in ``folder``.
 
     ``stop_after``: minutes of wall time after which to checkpoint and return even though the budget is not used up.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    run = Run(config, folder)
-    if run.checkpoint.exists():
-        run.load()
-    training, held_out = split(list_images([Path(d) for d in config.data]), 25)
+    run = resume(config, folder)
+    if run.finished:
+        return run
+    training, held_out = data_split(config)
     stream = crop_stream(training, config.seed + run.step, config.workers)
     rng = np.random.default_rng([config.seed, run.step])
     first = [next(stream) for _ in range(config.slots)]
@@ -177,7 +195,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
     losses: list[float] = []
     pending = 0.0
     coarse = features.EXPERTS // features.GROUPS
-    while run.seconds < budget:
+    while not run.finished:
         left = 1 - run.seconds / budget
         rate = config.learning_rate * left * min(1.0, (run.step + 1) / 500)
         for group in run.optimiser.param_groups:

@@ -1,0 +1,284 @@
+"""The codec end to end, with the shipped model: round trips of all shapes and contents, and damage."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import ardmzip
+from ardmzip import codec, mixture, rans, schedule, sideinfo
+from ardmzip.container import pack, unpack
+from ardmzip.errors import ArdmError, FormatError, ModelError
+from ardmzip.model import Model, model_id
+from ardmzip.order import LatticeOrder
+
+
+def content(kind: str, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    channels, height, width = shape
+    y, x = np.mgrid[:height, :width]
+    if kind == "random":
+        planes = rng.integers(0, 256, shape)
+    elif kind == "constant":
+        planes = np.broadcast_to(rng.choice([0, 1, 128, 254, 255], (channels, 1, 1)), shape)
+    elif kind == "extreme":
+        planes = 255 * rng.integers(0, 2, shape)
+    else:
+        slopes = rng.uniform(-6, 6, (channels, 2, 1, 1))
+        planes = (rng.integers(0, 256, (channels, 1, 1)) + slopes[:, 0] * y + slopes[:, 1] * x) % 256
+        if kind == "noisy gradient":
+            planes = (planes + rng.normal(0, 4, shape)).clip(0, 255)
+    return np.ascontiguousarray(planes.astype(np.uint8))
+
+
+@st.composite
+def images(draw, longest: int = 40) -> np.ndarray:
+    """uint8 [channels, height, width]"""
+    shape = draw(st.sampled_from([1, 3])), draw(st.integers(1, longest)), draw(st.integers(1, longest))
+    kind = draw(st.sampled_from(["random", "constant", "extreme", "gradient", "noisy gradient"]))
+    return content(kind, shape, np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
+
+
+def round_trip(check_codec, model, backend, planes, steps=None) -> bytes:
+    return check_codec(
+        lambda image: pack(codec.encode(image, model, backend, steps)),
+        lambda file: codec.decode(unpack(file), model, backend),
+        planes,
+    )
+
+
+@settings(max_examples=40)
+@given(images())
+def test_round_trip(check_codec, photo, cpu, planes):
+    container = unpack(round_trip(check_codec, photo, cpu, planes))
+    assert (container.channels, container.height, container.width) == planes.shape
+    assert container.model_id == photo.id
+    assert container.calls is None
+    assert container.side_info == b""
+    assert len(container.segments) == 1
+
+
+@settings(max_examples=25)
+@given(images(), st.sampled_from([1, 2, 3, 10, 1000]))
+def test_round_trip_in_few_steps(check_codec, photo, cpu, planes, steps):
+    container = unpack(round_trip(check_codec, photo, cpu, planes, steps))
+    atoms = len(container.order.atoms)
+    assert len(container.call_starts) <= min(steps, atoms)
+    if atoms:
+        loss = schedule.loss_for_order(photo.loss[container.channels], container.order)
+        assert container.call_starts == schedule.best_schedule(container.order.sizes(), loss, steps).calls
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 1, 1), (3, 1, 40), (3, 40, 1), (1, 2, 2), (3, 33, 32), (3, 5, 300)])
+def test_sizes_at_the_edges(check_codec, photo, cpu, shape):
+    round_trip(check_codec, photo, cpu, content("noisy gradient", shape, np.random.default_rng(1)))
+
+
+@settings(max_examples=20)
+@given(images(24), st.integers(1, 300), st.sampled_from([None, 4]))
+def test_segments(check_codec, photo, cpu, planes, limit, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "SEGMENT_SYMBOLS", limit)
+        container = unpack(round_trip(check_codec, photo, cpu, planes, steps))
+        if planes.size > 3:
+            assert len(container.segments) <= 2 * planes.size / limit + 1
+        if len(container.segments) > 1:
+            for wrong in (container.segments[:-1], container.segments[::-1], (*container.segments, words(1), words(1))):
+                fails(replace(container, segments=wrong), planes, photo, cpu)
+
+
+@settings(max_examples=15)
+@given(images(24), st.integers(1, 60))
+def test_batches(check_codec, photo, cpu, planes, size):
+    """Atoms of several batches, as in images of more than a quarter of a megapixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "BATCH", size)
+        round_trip(check_codec, photo, cpu, planes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_side_information(check_codec, photo, cpu, channels):
+    rng = np.random.default_rng(channels)
+    planes = content("noisy gradient", (channels, 64, 144), rng)
+    file = round_trip(check_codec, photo, cpu, planes, steps=12)
+    container = unpack(file)
+    want = sideinfo.quantise(sideinfo.measure(planes), photo.side_mean, photo.side_std)
+    assert container.side_info == want.tobytes()
+    assert unpack(pack(codec.encode(planes[:, :63], photo, cpu, 12))).side_info == b""
+    with pytest.raises(FormatError, match="22 bytes of side information, not 21"):
+        codec.decode(replace(container, side_info=container.side_info[:-1]), photo, cpu)
+    fails(replace(container, side_info=bytes(reversed(container.side_info))), planes, photo, cpu)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3]), st.data())
+def test_pyramid(level_array, height, width, channels, data):
+    """Whatever the phase, at every call the arrays hold what is known, and in the end the image."""
+    phase = tuple(data.draw(st.integers(0, min(length, 2) - 1)) for length in (height, width))
+    order = LatticeOrder(height, width, channels, phase)
+    planes = np.random.default_rng(height * 31 + width).integers(0, 256, (channels, height, width), dtype=np.uint8)
+    starts = sorted({0, *data.draw(st.lists(st.integers(0, max(0, len(order.atoms) - 1)), max_size=12))})
+    pyramid = codec.Pyramid(order, planes[:, phase[0], phase[1]])
+    ends = [*starts[1:], len(order.atoms)]
+    for start, end in zip(starts, ends, strict=True):
+        pieces = []
+        for atom in order.atoms[start:end]:
+            complete = level_array(planes, order, atom.level, len(order.atoms))
+            size = np.prod(order.lattice_shape(atom.level, atom.kind))
+            if size:
+                known = level_array(planes, order, atom.level, start)
+                np.testing.assert_array_equal(pyramid.array(atom.level), known)
+                at, stride = pyramid.offsets(atom, 0, size)
+                assert stride == known.shape[1]
+                pieces.append((atom, complete.reshape(-1)[at + atom.channel]))
+        for atom, values in pieces:
+            pyramid.fill(atom, values)
+    np.testing.assert_array_equal(pyramid.planes(channels), planes)
+
+
+def words(*values: int) -> np.ndarray:
+    return np.array(values, np.uint32)
+
+
+def fails(container, planes, model, backend) -> bool:
+    """Decoding must raise FormatError, or else give the right pixels after all; returns whether it raised."""
+    try:
+        decoded = codec.decode(container, model, backend)
+    except FormatError:
+        return True
+    np.testing.assert_array_equal(decoded, planes)
+    return False
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return content("noisy gradient", (3, 20, 23), np.random.default_rng(5))
+
+
+@pytest.fixture(scope="module")
+def encoded(picture, photo, cpu):
+    return codec.encode(picture, photo, cpu)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_damaged_words(encoded, picture, photo, cpu, data):
+    """As if the file's checksum had missed it."""
+    damaged = encoded.segments[0].copy()
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= np.uint32(1 << data.draw(st.integers(0, 31)))
+    cut = damaged[: data.draw(st.integers(0, len(damaged)))]
+    for segment in (damaged, cut):
+        assert fails(replace(encoded, segments=(segment,)), picture, photo, cpu)
+
+
+def test_damaged_streams(encoded, picture, photo, cpu):
+    (segment,) = encoded.segments
+    for segments in [
+        (segment, words(7)),
+        (segment, words()),  # not one stream too few, but one too many
+        (words(), segment),
+        (words(),),
+        (np.append(segment, words(1)),),
+        (np.append(segment, words(0)),),
+        (segment[1:],),
+        (segment[:-1],),
+    ]:
+        assert fails(replace(encoded, segments=segments), picture, photo, cpu)
+    assert fails(replace(encoded, pixel_crc=encoded.pixel_crc ^ 1), picture, photo, cpu)
+    assert fails(replace(encoded, calls=(0,)), picture, photo, cpu)
+    assert fails(replace(encoded, phase=(0, 1)), picture, photo, cpu)
+
+
+def test_damaged_later_stream(picture, photo, cpu, monkeypatch):
+    monkeypatch.setattr(rans, "SEGMENT_SYMBOLS", 500)
+    container = codec.encode(picture, photo, cpu)
+    assert len(container.segments) >= 3
+    for position in range(len(container.segments)):
+        for wrong in (words(), words(0), words(5, 0), words(5)):
+            segments = list(container.segments)
+            segments[position] = wrong
+            assert fails(replace(container, segments=tuple(segments)), picture, photo, cpu)
+
+
+def changed(model: Model, name: str, index: int) -> Model:
+    """The model with one integer changed by one unit."""
+    tensor = model.tensors[name].copy()
+    flat = tensor.reshape(-1)
+    flat[index % flat.size] += 1 if flat[index % flat.size] < np.iinfo(tensor.dtype).max else -1
+    return replace(model, tensors={**model.tensors, name: tensor}, _on_device={})
+
+
+def test_another_model_is_noticed(encoded, picture, photo, cpu):
+    """A decoder whose network differs in one unit of one weight fails; it never returns other pixels."""
+    rng = np.random.default_rng(8)
+    noticed = 0
+    for attempt in range(24):
+        expert, layer = attempt % 9, attempt % 2  # the experts of level 0
+        other = changed(photo, f"expert.{expert}.{layer}.weight", int(rng.integers(1 << 20)))
+        assert model_id(other.tensors) != photo.id
+        noticed += fails(encoded, picture, other, cpu)
+    assert noticed >= 4  # one unit of a weight need not matter to 460 pixels: about half of them do
+    for name in ("table.compand", "table.logistic", "table.exp2", "table.class_scale"):
+        other = replace(photo, tensors={**photo.tensors, name: photo.tensors[name] - 1}, _on_device={})
+        fails(encoded, picture, other, cpu)
+
+
+def test_frequencies_cost_what_the_stream_holds(picture, photo, cpu):
+    """The words of a file are as many as the intervals' code length asks for."""
+    bits = []
+
+    class Counting(codec.EncodingCoder):
+        def batch(self, atom, first, distribution):
+            values = super().batch(atom, first, distribution)
+            bits.append(2 * 24 * len(values) - np.log2(distribution.intervals(values)[1].astype(float)).sum())
+            return values
+
+    order = LatticeOrder(*picture.shape[1:], 3)
+    coder = Counting(picture, order)
+    calls = tuple(range(len(order.atoms)))
+    with codec.Predictor(photo, cpu, None) as predictor:
+        decoded = codec.walk(order, calls, predictor, coder)
+    np.testing.assert_array_equal(decoded, picture)
+    assert mixture.TOTAL == 1 << 24
+    assert 0 <= 32 * len(coder.encoder.finish()[0]) - sum(bits) - 24 <= 65
+
+
+def test_progress(picture, photo, cpu):
+    encoding, decoding = [], []
+    container = codec.encode(picture, photo, cpu, progress=encoding.append)
+    codec.decode(container, photo, cpu, progress=decoding.append)
+    assert encoding == decoding == sorted(encoding)
+    assert encoding[-1] == 1.0
+
+
+def test_library(picture):
+    pixels = np.ascontiguousarray(picture[[1, 0, 2]].transpose(1, 2, 0))  # G, R, B -> R, G, B
+    fractions = []
+    file = ardmzip.compress(pixels, progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert file == ardmzip.compress(Image.fromarray(pixels), verify=False, backend="float64", device="cpu")
+    restored = ardmzip.decompress(file, device="cpu", backend="float32")
+    assert restored.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(restored), pixels)
+    gray = ardmzip.decompress(ardmzip.compress(pixels[:, :, 0], steps=3))
+    assert gray.mode == "L"
+    np.testing.assert_array_equal(np.asarray(gray), pixels[:, :, 0])
+
+
+def test_library_errors(picture, encoded, monkeypatch):
+    pixels = picture[0]
+    with pytest.raises(ModelError, match="unknown model"):
+        ardmzip.compress(pixels, model="nonesuch")
+    with pytest.raises(ModelError, match="01020304, which is not installed"):
+        ardmzip.decompress(pack(replace(encoded, model_id=b"\1\2\3\4")))
+    file = bytearray(ardmzip.compress(pixels))
+    for position in range(len(file)):
+        file[position] ^= 16
+        with pytest.raises(FormatError):
+            ardmzip.decompress(bytes(file))
+        file[position] ^= 16
+    monkeypatch.setattr(codec, "decode", lambda *args: np.zeros_like(picture[:1]))
+    with pytest.raises(ArdmError, match="verification failed"):
+        ardmzip.compress(pixels)

@@ -1,0 +1,226 @@
+"""Model files: saving and loading, ids, and what is said of unknown and damaged ones."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ardmzip import codec, model, network
+from ardmzip.errors import FormatError, ModelError
+
+SMALL = {
+    "table.class_of": np.arange(5, dtype=np.uint8),
+    "expert.0.0.weight": np.arange(-6, 6, dtype=np.int8).reshape(3, 4),
+    "expert.0.0.bias": np.array([1, -(2**30), 3], np.int32),
+    "expert.0.head.weight": np.arange(6, dtype=np.int16).reshape(2, 3),
+}
+LOSS = {3: np.triu(np.ones((9, 9))), 1: np.zeros((3, 3))}
+CARD = {"data": ["a", "b"], "note": "für alle"}
+
+
+def save(path, tensors=SMALL, name="small") -> bytes:
+    return model.save(path, name, tensors, LOSS, np.arange(22.0), np.ones(22), CARD)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which models are looked for, before the shipped ones."""
+    monkeypatch.setattr(model, "FOLDERS", (tmp_path, *model.FOLDERS))
+    return tmp_path
+
+
+def test_save_and_load(tmp_path):
+    path = tmp_path / "x.safetensors"
+    identity = save(path)
+    loaded = model.load(path)
+    assert loaded.id == identity == model.model_id(SMALL)
+    assert len(identity) == model.ID_BYTES
+    assert loaded.name == "small"
+    assert loaded.card == CARD
+    assert set(loaded.tensors) == set(SMALL)
+    for name, array in SMALL.items():
+        assert loaded.tensors[name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded.tensors[name], array)
+    assert set(loaded.loss) == {1, 3}
+    np.testing.assert_array_equal(loaded.loss[3], LOSS[3].astype(np.float32))
+    np.testing.assert_array_equal(loaded.side_mean, np.arange(22.0))
+    assert list(loaded.tables) == ["class_of"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert model.load(str(path)).id == identity
+
+
+def test_metadata(tmp_path):
+    path = tmp_path / "x.safetensors"
+    identity = save(path)
+    metadata = model.read_metadata(path)
+    assert (metadata["format"], metadata["name"], metadata["id"]) == (model.FORMAT, "small", identity.hex())
+    assert json.loads(metadata["card"]) == CARD
+
+
+def test_id():
+    identity = model.model_id(SMALL)
+    assert model.model_id(dict(reversed(SMALL.items()))) == identity
+    swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in SMALL.items()}
+    assert model.model_id({name: array.newbyteorder() if 0 else array for name, array in swapped.items()}) == identity
+    fortran = {name: np.asfortranarray(array) for name, array in SMALL.items()}
+    assert model.model_id(fortran) == identity
+    for name, array in SMALL.items():
+        for other in (array + 1, array.ravel()[None], array.astype(np.int64), array[:-1]):
+            assert model.model_id({**SMALL, name: other}) != identity
+        assert model.model_id({key: value for key, value in SMALL.items() if key != name}) != identity
+        renamed = {key + "x" if key == name else key: value for key, value in SMALL.items()}
+        assert model.model_id(renamed) != identity
+
+
+def test_names(folder, photo):
+    assert model.names_by_id()[photo.id] == "photo"
+    identity = save(folder / "small.safetensors")
+    assert model.names_by_id() == {photo.id: "photo", identity: "small"}
+    assert model.find(identity).id == identity
+    assert model.find(photo.id).name == "photo"
+    assert model.load("small").id == identity
+    assert model.available()["small"] == folder / "small.safetensors"
+
+
+def test_first_folder_wins(folder, photo):
+    identity = save(folder / "photo.safetensors")
+    assert identity != photo.id
+    assert model.load("photo").id == identity
+
+
+def test_unknown(tmp_path):
+    with pytest.raises(ModelError, match=r"unknown model: nonesuch \(available: .*photo"):
+        model.load("nonesuch")
+    with pytest.raises(ModelError, match="needs model 00010203, which is not installed"):
+        model.find(bytes(range(4)))
+    with pytest.raises(ModelError, match="cannot read model"):
+        model.load(tmp_path / "missing.safetensors")
+    with pytest.raises(ModelError):
+        model.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        bytes(8),
+        b"\x02" + bytes(7) + b"{}",
+        b"\xff" * 100,
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"\x04" + bytes(7) + b"null",
+        b"\x12" + bytes(7) + b'{"__metadata__":3}',
+        b"\x13" + bytes(7) + b'{"__metadata__":{}}',
+    ],
+)
+def test_no_model_file(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not a model file|not an ardmzip model") as caught:
+        model.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_foreign_safetensors(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file({"weight": np.zeros(3)}, path)
+    with pytest.raises(ModelError, match="not a model file"):
+        model.load(path)
+    save_file({"weight": np.zeros(3)}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="not an ardmzip model"):
+        model.load(path)
+
+
+def test_newer_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "FORMAT", "7")
+    save(tmp_path / "x.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="unknown model format 7"):
+        model.load(tmp_path / "x.safetensors")
+
+
+def test_truncated(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save(path)
+    content = path.read_bytes()
+    for length in range(0, len(content), 7):
+        short = tmp_path / f"{length}.safetensors"
+        short.write_bytes(content[:length])
+        with pytest.raises(ModelError):
+            model.load(short)
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "x.safetensors"
+    save(path)
+    return path, path.read_bytes()
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_one_flipped_bit(small_file, data):
+    """Either one clear error, or the integers that decide a file are what they were."""
+    path, content = small_file
+    damaged = bytearray(content)
+    damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(bytes(damaged))
+    model._load.cache_clear()
+    try:
+        loaded = model.load(path)
+    except ModelError as error:
+        assert "\n" not in str(error)
+        return
+    assert model.model_id(loaded.tensors) == model.model_id(SMALL) == loaded.id
+
+
+def test_a_damaged_model_does_not_hide_the_others(folder, photo):
+    (folder / "a.safetensors").write_bytes(b"rubbish")
+    assert model.find(photo.id).id == photo.id
+    assert model.names_by_id()[photo.id] == "photo"
+
+
+def test_experts_are_kept_on_their_device(photo):
+    cpu = torch.device("cpu")
+    experts, tables = photo.on(cpu)
+    assert photo.on(cpu)[0] is experts
+    assert len(experts) == 18
+    assert set(tables) == set(photo.tables)
+    for e, expert in enumerate(experts):
+        assert expert.outputs % 3 == 0
+        assert len(expert.layers) >= 1
+        for layer in expert.layers:
+            assert layer.weight.dtype == torch.int8
+            assert int(layer.weight.min()) >= -127
+            assert ((layer.shift >= 0) & (layer.shift < 32)).all()
+        assert network.float32_exact(expert)
+        head = photo.tensors[f"expert.{e}.head.weight"]
+        assert head.min() >= -16384
+        assert head.max() <= 16383
+
+
+def test_shipped_loss_tables(photo):
+    for channels in (1, 3):
+        table = photo.loss[channels]
+        assert table.shape[0] == table.shape[1]
+        assert table.shape[0] % (3 * channels) == 0
+        assert np.isfinite(table[np.triu_indices(len(table))]).all()
+    assert photo.side_mean.shape == photo.side_std.shape == (22,)
+    assert (photo.side_std > 0).all()
+
+
+def test_a_renamed_model_decodes(folder, photo, cpu):
+    """Files name a model by its integers, so its name, card and loss tables may change."""
+    again = model.save(folder / "other.safetensors", "other", photo.tensors, LOSS, photo.side_mean, photo.side_std, {})
+    assert again == photo.id
+    planes = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    container = codec.encode(planes, model.load("other"), cpu)
+    np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)
+    with pytest.raises(FormatError):
+        codec.decode(replace(container, pixel_crc=container.pixel_crc ^ 1), photo, cpu)
