@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError
+from ardmzip.errors import ArdmError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,9 @@ def compress(
     """
     import numpy as np
 
-    from ardmzip import codec, image as images, model as models, network
+    from ardmzip import codec, network
+    from ardmzip import image as images
+    from ardmzip import model as models
 
     planes = images.to_planes(image)
     loaded, chosen = models.load(model), network.backend(device, backend)
@@ -67,18 +69,26 @@ def compress(
 def decompress(
     data: bytes,
     *,
+    model: str | Path | None = None,
     device: str = "auto",
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Image.Image:
     """The image of a ``.ardm`` file, exactly as it was: PIL mode RGB or L.
 
-    ``data`` may have been made on any device and back end. Raises FormatError for data that is damaged or not a
-    ``.ardm`` file, ModelError when its model is not installed, BackendError. Wrong pixels are never returned: they
-    are compared with the file's checksum.
+    ``data`` may have been made on any device and back end. ``model``: name or path of the model that made it, for one
+    that is not installed; by default it is found by the id in the file.
+
+    Raises FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
+    BackendError. Wrong pixels are never returned: they are compared with the file's checksum.
     """
-    from ardmzip import codec, image as images, model as models, network
+    from ardmzip import codec, network
+    from ardmzip import image as images
+    from ardmzip import model as models
 
     container = unpack(data)
-    planes = codec.decode(container, models.find(container.model_id), network.backend(device, backend), progress)
+    loaded = models.find(container.model_id) if model is None else models.load(model)
+    if loaded.id != container.model_id:
+        raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
+    planes = codec.decode(container, loaded, network.backend(device, backend), progress)
     return images.from_planes(planes)

@@ -62,8 +62,9 @@ class Distribution:
             if self.predictor.backend.numba:
                 from ardmzip import kernels
 
-                arrays = (tensor.numpy() for tensor in piece)
-                kernels.intervals(*arrays, values[part], self.predictor.table_arrays, start[:, part], width[:, part])
+                p, centre, cls = (tensor.numpy() for tensor in piece)
+                tables = self.predictor.table_arrays
+                kernels.intervals(p, centre, cls, values[part], tables, start[:, part], width[:, part])
             else:
                 m = mixture.mixture(*piece, self.predictor.tables)
                 filled = mixture.intervals(m, torch.from_numpy(values[part]).to(self.predictor.backend.device))
@@ -81,7 +82,8 @@ class Distribution:
             if self.predictor.backend.numba:
                 from ardmzip import kernels
 
-                kernels.rows(*(tensor.numpy() for tensor in piece), known, self.predictor.table_arrays, out[part])
+                p, centre, cls = (tensor.numpy() for tensor in piece)
+                kernels.rows(p, centre, cls, known, self.predictor.table_arrays, out[part])
             else:
                 m = mixture.mixture(*piece, self.predictor.tables)
                 if high is None:
@@ -240,8 +242,8 @@ class Predictor:
             return [work(*row) for row in zip(*columns, strict=True)]
         return list(self._pool.map(work, *columns))
 
-    def distribution(self, atom: Atom, array: np.ndarray | Tensor, at: np.ndarray, stride: int) -> Distribution:
-        """Distributions of the pixels at flat offsets ``at`` of an atom's level array."""
+    def distribution(self, atom: Atom, array: Any, at: np.ndarray, stride: int) -> Distribution:
+        """Distributions of the pixels at flat offsets ``at`` of an atom's level array, as ``array`` gives it."""
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
 
@@ -254,7 +256,7 @@ class Predictor:
         return Distribution(self.each(evaluate, parts), self)
 
     def _features(
-        self, array: np.ndarray | Tensor, at: np.ndarray, stride: int, layout: features.Layout, level: int
+        self, array: Any, at: np.ndarray, stride: int, layout: features.Layout, level: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = self.backend.device
         if not self.backend.numba:
@@ -289,7 +291,7 @@ def walk(order: LatticeOrder, calls: tuple[int, ...], predictor: Predictor, code
         values: list[np.ndarray] = []
         for index in range(start, end):
             atom, size = order.atoms[index], int(sizes[index])
-            array = predictor.array(pyramid.array(atom.level)) if size else None
+            array = predictor.array(pyramid.array(atom.level))
             decoded = [np.empty(0, np.uint8)]
             for first in range(0, size, BATCH):
                 at, stride = pyramid.offsets(atom, first, min(first + BATCH, size))
@@ -306,7 +308,7 @@ def walk(order: LatticeOrder, calls: tuple[int, ...], predictor: Predictor, code
 
 def pixel_checksum(planes: np.ndarray) -> int:
     """CRC-32 of the raster, as in the file."""
-    return zlib.crc32(interleaved(planes))
+    return zlib.crc32(interleaved(planes).tobytes())
 
 
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
@@ -341,7 +343,7 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
     side = None
     if container.side_info:
         if len(container.side_info) != features.SIDE:
-            raise FormatError(f"the model wants {features.SIDE} bytes of side information, not {len(container.side_info)}")
+            raise FormatError(f"{len(container.side_info)} bytes of side information, the model needs {features.SIDE}")
         side = np.frombuffer(container.side_info, np.int8)
     coder = DecodingCoder(container.segments)
     with Predictor(model, backend, side, chunk) as predictor:

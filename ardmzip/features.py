@@ -12,7 +12,7 @@ differences are divided by the plane's activity: scale-normalised, companded inp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class Layout:
         return -(-n // ALIGN) * ALIGN
 
 
-@lru_cache(maxsize=None)
+@cache
 def layout(kind: int, channel: int) -> Layout:
     """The layout of expert inputs for lattice ``kind`` (0: odd,odd; 1: even,odd; 2: odd,even) and ``channel``."""
     # A tap at (dy, dx) from a pixel of this kind lies on the lattice given by the parities of the sum.

@@ -41,21 +41,21 @@ def check_image(image: Image.Image) -> None:
         raise ImageError(f"only 8-bit RGB and gray images are supported yet, not mode {image.mode}")
     if "transparency" in image.info:
         raise ImageError("images with a transparent colour are not supported yet")
-    # Pillow reduces 16-bit RGB to 8 bits on reading: never do that silently
-    bits = image.tile[0].args if image.format == "PNG" and image.tile else None
-    raw = bits[0] if isinstance(bits, tuple) else bits
-    if isinstance(raw, str) and "16" in raw:
-        raise ImageError("only 8-bit images are supported yet, not 16 bits a channel")
-    if image.format == "PPM" and image.tile and _ppm_maxval(image) not in (None, 255):
-        raise ImageError("only 8-bit images with a maximum of 255 are supported yet")
+    _check_depth(image)
     if image.width < 1 or image.height < 1:
         raise ImageError("the image has no pixels")
 
 
-def _ppm_maxval(image: Image.Image) -> int | None:
-    """The maximum value of a PNM file where Pillow would rescale it, else None."""
-    args = image.tile[0].args
-    return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 1 else None
+def _check_depth(image: Image.Image) -> None:
+    """Pillow reduces more than 8 bits to 8 on reading some formats: never do that silently."""
+    # how Pillow will decode a file that is not loaded yet: (codec, box, offset, arguments)
+    for tile in getattr(image, "tile", []):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if image.format == "PPM":
+            if len(arguments) > 1 and isinstance(arguments[-1], int) and arguments[-1] != 255:
+                raise ImageError("only 8-bit images with a maximum of 255 are supported yet")
+        elif any(isinstance(argument, str) and "16" in argument for argument in arguments):
+            raise ImageError("only 8-bit images are supported yet, not 16 bits a channel")
 
 
 def to_planes(image: Image.Image | np.ndarray) -> np.ndarray:

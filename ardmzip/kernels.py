@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from ardmzip import mixture, network, tables
-from ardmzip.features import LEVELS, SCALARS, SIDE, Layout
+from ardmzip.features import LEVELS, SCALARS, Layout
 
 # numba treats module globals as compile-time constants
 _UNIT = tables.UNIT
@@ -136,7 +136,7 @@ def _rank(i, j, level, channel):
     return 9 * level + 8 - 3 * kind - channel
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def training_features(
     q, at, stride, row, col, level, gap, dy, dx, weights, known, channel, kind, side, side_index, class_of, compand,
     x, centre, cls, target,
@@ -145,37 +145,34 @@ def training_features(
 
     ``gap`` int64 [n]: how many atoms before the sample's own are unknown too (0: all before it are known).
     """
-    n = len(at)
-    chunk = 256
-    for block in numba.prange((n + chunk - 1) // chunk):
-        values = np.empty(64, np.int32)
-        seen = np.empty(64, np.int32)
-        offsets = np.empty(len(dy), np.int64)
-        patch = np.empty(7 * 7 * 3, np.int16)
-        for i in range(block * chunk, min(n, (block + 1) * chunk)):
-            target[i] = q[at[i] + channel]
-            s = side[side_index[i]]
-            columns = stride[i] if gap[i] == 0 else 7
-            for k in range(len(dy)):
-                offsets[k] = (dy[k] * columns + dx[k]) * 3
-            if gap[i] == 0:
-                centre[i], cls[i] = _pixel_features(
-                    q, at[i], offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
-                )
-            else:
-                first_hidden = 9 * level[i] + 8 - 3 * kind - channel + gap[i]
-                for py in range(7):
-                    for px in range(7):
-                        for c in range(3):
-                            v = q[at[i] + ((py - 3) * stride[i] + px - 3) * 3 + c]
-                            if v >= 0:
-                                r = _rank(row[i] + py - 3, col[i] + px - 3, level[i], c)
-                                if r >= 0 and r <= first_hidden:
-                                    v = -1
-                            patch[(py * 7 + px) * 3 + c] = v
-                centre[i], cls[i] = _pixel_features(
-                    patch, 24 * 3, offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
-                )
+    values = np.empty(64, np.int32)
+    seen = np.empty(64, np.int32)
+    offsets = np.empty(len(dy), np.int64)
+    patch = np.empty(7 * 7 * 3, np.int16)
+    for i in range(len(at)):
+        target[i] = q[at[i] + channel]
+        s = side[side_index[i]]
+        columns = stride[i] if gap[i] == 0 else 7
+        for k in range(len(dy)):
+            offsets[k] = (dy[k] * columns + dx[k]) * 3
+        if gap[i] == 0:
+            centre[i], cls[i] = _pixel_features(
+                q, at[i], offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
+            )
+        else:
+            first_hidden = 9 * level[i] + 8 - 3 * kind - channel + gap[i]
+            for py in range(7):
+                for px in range(7):
+                    for c in range(3):
+                        v = q[at[i] + ((py - 3) * stride[i] + px - 3) * 3 + c]
+                        if v >= 0:
+                            r = _rank(row[i] + py - 3, col[i] + px - 3, level[i], c)
+                            if r >= 0 and r <= first_hidden:
+                                v = -1
+                        patch[(py * 7 + px) * 3 + c] = v
+            centre[i], cls[i] = _pixel_features(
+                patch, 24 * 3, offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
+            )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -212,7 +209,8 @@ def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight,
         total += e
     rest = np.int64(1 << _WEIGHT_BITS)
     for k in range(k_count):
-        w = (np.int64(weight[k]) << _WEIGHT_BITS) // total
+        # an exact floor: see _rescale
+        w = np.int64(np.float64(np.int64(weight[k]) << _WEIGHT_BITS) / np.float64(total))
         weight[k] = w
         rest -= w
     weight[best] += rest
@@ -225,18 +223,23 @@ def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight,
 
 
 @numba.njit(cache=True, nogil=True)
-def _cumulative(x, weight, mean, mantissa, shift, logistic):
-    """mixture.cumulative for one pixel and one boundary."""
-    if x == 0:
-        return np.int64(0)
-    if x == 256:
-        return np.int64(_TOTAL)
-    c = np.int64(0)
+def _cumulative(x, weight, mean, mantissa, shift, logistic, c):
+    """mixture.cumulative for one pixel at the boundaries ``x``: fills ``c``, both int32 [b].
+
+    The inner loop runs over boundaries in int32, which the compiler vectorises.
+    """
+    c[:] = 0
     for k in range(len(weight)):
-        z = ((np.int64(_UNIT * x - _UNIT // 2 - mean[k]) * mantissa[k]) >> shift[k]) + _LOGISTIC_ENTRIES // 2
-        c += np.int64(weight[k]) * logistic[min(max(z, 0), _LOGISTIC_ENTRIES - 1)]
-    c >>= 6
-    return c - (c >> 12) + _FLOOR * x
+        w, m, s, u = weight[k], mean[k], shift[k], mantissa[k]
+        for i in range(len(x)):
+            distance = np.int32(np.int32(_UNIT * x[i]) - np.int32(_UNIT // 2) - m)
+            z = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
+            z = np.uint32(min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1)))
+            c[i] += np.int32(w * logistic[z])
+    for i in range(len(x)):
+        q = c[i] >> np.int32(6)
+        q = np.int32(q - (q >> np.int32(12)) + np.int32(_FLOOR * x[i]))
+        c[i] = np.int32(0) if x[i] == 0 else (np.int32(_TOTAL) if x[i] == 256 else q)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -246,41 +249,17 @@ def _rescale(part, whole):
 
 
 @numba.njit(cache=True, nogil=True)
-def _cumulative_row(first, step, weight, mean, mantissa, shift, logistic, c):
-    """mixture.cumulative for one pixel at the 17 boundaries first, first + step, ...: fills int32 [17].
-
-    The inner loop runs over boundaries in int32, which the compiler vectorises.
-    """
-    for i in range(17):
-        c[i] = 0
-    for k in range(len(weight)):
-        w, m, s, u = weight[k], mean[k], shift[k], mantissa[k]
-        for i in range(17):
-            distance = np.int32(np.int32(_UNIT * np.int32(first + np.int32(step * i))) - np.int32(_UNIT // 2) - m)
-            z = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
-            z = np.uint32(min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1)))
-            c[i] += np.int32(w * logistic[z])
-    for i in range(17):
-        q = c[i] >> np.int32(6)
-        c[i] = q - (q >> np.int32(12)) + np.int32(_FLOOR * (first + step * i))
-    if first == 0:
-        c[0] = 0
-    if first + 16 * step == 256:
-        c[16] = _TOTAL
-
-
-@numba.njit(cache=True, nogil=True)
 def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
+    x, c = np.empty((2, 4), np.int32)
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        v = np.int64(value[i])
-        high = v & ~15
-        first = _cumulative(high, weight, mean, mantissa, shift, logistic)
-        whole = _cumulative(high + 16, weight, mean, mantissa, shift, logistic) - first
-        low = _rescale(_cumulative(v, weight, mean, mantissa, shift, logistic) - first, whole)
-        above = _rescale(_cumulative(v + 1, weight, mean, mantissa, shift, logistic) - first, whole)
-        start[0, i] = first
+        v = np.int32(value[i])
+        x[0], x[1], x[2], x[3] = v & ~15, v, v + 1, (v & ~15) + 16
+        _cumulative(x, weight, mean, mantissa, shift, logistic, c)
+        whole = np.int64(c[3] - c[0])
+        low, above = _rescale(np.int64(c[1] - c[0]), whole), _rescale(np.int64(c[2] - c[0]), whole)
+        start[0, i] = c[0]
         width[0, i] = whole
         start[1, i] = low + (v & 15)
         width[1, i] = above - low + 1
@@ -290,15 +269,19 @@ def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2
 def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logistic, rows):
     """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
-    c = np.empty(17, np.int32)
+    x, c = np.empty((2, 17), np.int32)
+    for s in range(17):
+        x[s] = 16 * s
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
         if len(high) == 0:
-            _cumulative_row(np.int32(0), np.int32(16), weight, mean, mantissa, shift, logistic, c)
+            _cumulative(x, weight, mean, mantissa, shift, logistic, c)
             for s in range(16):
                 rows[i, s] = c[s + 1] - c[s] - 1
         else:
-            _cumulative_row(np.int32(16 * high[i]), np.int32(1), weight, mean, mantissa, shift, logistic, c)
+            for s in range(17):
+                x[s] = 16 * high[i] + s
+            _cumulative(x, weight, mean, mantissa, shift, logistic, c)
             whole = np.int64(c[16] - c[0])
             before = np.int64(0)
             for s in range(16):

@@ -7,7 +7,7 @@ end may use any arithmetic that gives these integers: every one proves it on wor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ def float32_exact(expert: Expert, input_max: int = 127) -> bool:
 
 
 def self_test(backend: Backend, sizes: tuple[tuple[int, int], ...] = ((96, 256), (176, 256), (256, 256), (256, 32))):
-    """Compare the back end's product with int64 arithmetic on worst cases; raises BackendError on one unit's difference.
+    """Compare the product with int64 arithmetic on worst cases; raises BackendError on one unit's difference.
 
     The cases hold the largest sums of either sign (where int8 kernels without VNNI saturate) and random numbers.
     """
@@ -146,7 +146,7 @@ def self_test(backend: Backend, sizes: tuple[tuple[int, int], ...] = ((96, 256),
                 raise BackendError(f"back end {backend.name} failed its exactness self-test on this machine")
 
 
-@lru_cache(maxsize=None)
+@cache
 def backend(device: str = "auto", product: str = "auto", numba: bool | None = None) -> Backend:
     """A back end that has passed its self-test.
 

@@ -51,8 +51,9 @@ def measure(planes: np.ndarray) -> np.ndarray:
         runs = x[:, :, :w].reshape(x.shape[0], x.shape[1], -1, 8).mean(3) if w else x
         s.append(np.log2(np.quantile(runs, 0.15) + 0.05))
     # 6-9 interpolation phase: is every other column (row) smoother? first for chroma, then for luma
-    s.append(ratio(ax[1][:, :, ::2].mean() + ax[2][:, :, ::2].mean(), ax[1][:, :, 1::2].mean() + ax[2][:, :, 1::2].mean()))
-    s.append(ratio(ay[1][:, ::2].mean() + ay[2][:, ::2].mean(), ay[1][:, 1::2].mean() + ay[2][:, 1::2].mean()))
+    cx, cy = ax[1] + ax[2], ay[1] + ay[2]
+    s.append(ratio(cx[:, :, ::2].mean(), cx[:, :, 1::2].mean()))
+    s.append(ratio(cy[:, ::2].mean(), cy[:, 1::2].mean()))
     s.append(ratio(ax[0][:, :, ::2].mean(), ax[0][:, :, 1::2].mean()))
     s.append(ratio(ay[0][:, ::2].mean(), ay[0][:, 1::2].mean()))
     # 10-14 cross-channel slopes and correlations of the fine detail

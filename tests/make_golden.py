@@ -1,4 +1,4 @@
-"""Make the files of tests/golden with the shipped model: python tests/make_golden.py
+"""Make the files of tests/golden with the shipped model: python -m tests.make_golden
 
 They must decode to the same pixels for ever, so this is run once for a model, and never replaces a file: delete the
 files of a model that was never released before running it again.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ardmzip
-from ardmzip import codec, mixture, rans, schedule, sideinfo
+from ardmzip import codec, mixture, network, rans, schedule, sideinfo
 from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, FormatError, ModelError
+from ardmzip.errors import ArdmError, BackendError, FormatError, ModelError
 from ardmzip.model import Model, model_id
 from ardmzip.order import LatticeOrder
 
@@ -107,7 +107,7 @@ def test_side_information(check_codec, photo, cpu, channels):
     want = sideinfo.quantise(sideinfo.measure(planes), photo.side_mean, photo.side_std)
     assert container.side_info == want.tobytes()
     assert unpack(pack(codec.encode(planes[:, :63], photo, cpu, 12))).side_info == b""
-    with pytest.raises(FormatError, match="22 bytes of side information, not 21"):
+    with pytest.raises(FormatError, match="21 bytes of side information, the model needs 22"):
         codec.decode(replace(container, side_info=container.side_info[:-1]), photo, cpu)
     fails(replace(container, side_info=bytes(reversed(container.side_info))), planes, photo, cpu)
 
@@ -222,6 +222,21 @@ def test_another_model_is_noticed(encoded, picture, photo, cpu):
     for name in ("table.compand", "table.logistic", "table.exp2", "table.class_scale"):
         other = replace(photo, tensors={**photo.tensors, name: photo.tensors[name] - 1}, _on_device={})
         fails(encoded, picture, other, cpu)
+
+
+def test_float32_is_refused_where_its_sums_could_round(photo):
+    """A model with layers so wide that a float32 sum may reach 2**24; the other back ends can still use it."""
+    tensors = dict(photo.tensors)
+    inputs = tensors["expert.0.0.weight"].shape[1]
+    tensors["expert.0.0.weight"] = np.ones((1100, inputs), np.int8)
+    tensors["expert.0.0.bias"] = tensors["expert.0.0.shift"] = np.zeros(1100, np.int32)
+    tensors["expert.0.1.weight"] = np.full((256, 1100), 127, np.int8)
+    wide = replace(photo, tensors=tensors, _on_device={})
+    planes = content("random", (3, 8, 8), np.random.default_rng(0))
+    reference = codec.encode(planes, wide, network.backend("cpu", "float64"))
+    np.testing.assert_array_equal(codec.decode(reference, wide, network.backend("cpu", "int8")), planes)
+    with pytest.raises(BackendError, match="float32"):
+        codec.encode(planes, wide, network.backend("cpu", "float32"))
 
 
 def test_frequencies_cost_what_the_stream_holds(picture, photo, cpu):

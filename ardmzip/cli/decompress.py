@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Decoding:
     """How to decode, and what to print of it."""
 
+    model: str | None
     device: str
     backend: str
     messages: common.Messages
@@ -34,7 +35,7 @@ class Decoding:
         from ardmzip import api
 
         with Bar(job.label, self.messages.quiet) as bar:
-            return api.decompress(data, device=self.device, backend=self.backend, progress=bar)
+            return api.decompress(data, model=self.model, device=self.device, backend=self.backend, progress=bar)
 
     def tell(self, job: Job, data: bytes, started: float, written: int | None) -> None:
         """The summary of a decoded file, of which ``written`` bytes were made, or nothing if None."""
@@ -74,12 +75,13 @@ Suffixes for -o, all lossless:
     "-o", "--output", "out", metavar="OUT",
     help="Output file (for one FILE; its suffix chooses the format) or existing folder; - is stdout.",
 )  # fmt: skip
+@common.decoding_model_option
 @common.device_options
 @common.output_options
 @common.message_options
 def decompress(
-    files: tuple[str, ...], out: str | None, device: str, backend: str, force: bool, remove: bool, stdout: bool,
-    quiet: bool, verbose: bool, as_json: bool,
+    files: tuple[str, ...], out: str | None, model: str | None, device: str, backend: str, force: bool, remove: bool,
+    stdout: bool, quiet: bool, verbose: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Restore images from .ardm files.
 
@@ -89,7 +91,7 @@ def decompress(
     jobs = plan(files, out, restored_name, stdout=stdout, remove=remove, as_json=as_json)
     for job in jobs:
         _check_suffix(job)
-    decoding = Decoding(device, backend, common.Messages(quiet, verbose, as_json))
+    decoding = Decoding(model, device, backend, common.Messages(quiet, verbose, as_json))
     return run_jobs(jobs, lambda job: _decompress(job, decoding, force, remove))
 
 

@@ -18,15 +18,18 @@ Examples:
   ardmzip test -q archive/*.ardm && echo all good"""
 )
 @common.files_argument
+@common.decoding_model_option
 @common.device_options
 @common.message_options
-def test(files: tuple[str, ...], device: str, backend: str, quiet: bool, verbose: bool, as_json: bool) -> int:
+def test(
+    files: tuple[str, ...], model: str | None, device: str, backend: str, quiet: bool, verbose: bool, as_json: bool
+) -> int:
     """Check that .ardm files can be restored; writes nothing.
 
     Every FILE is decoded completely and its pixels are compared with the checksum in the file. The exit code is 0 if
     all of them are good.
     """
-    decoding = Decoding(device, backend, common.Messages(quiet, verbose, as_json))
+    decoding = Decoding(model, device, backend, common.Messages(quiet, verbose, as_json))
     return run_jobs(input_jobs(files), lambda job: _test(job, decoding))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ KINDS, CHANNELS = features.KINDS, features.CHANNELS
 def integer_tensors(net: Network) -> dict[str, np.ndarray]:
     """The integers of docs/FORMAT.md ("Network") for a float network, rounded exactly as fake quantisation did."""
     tensors = {f"table.{name}": table for name, table in tables.build().items()}
-    for e, expert in enumerate(net.experts):
+    for e, expert in enumerate(cast(list[nets.Expert], list(net.experts))):
         for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
             exponent = nets.weight_exponent(weight)
             unit = (nets.INPUT_SHIFT if i == 0 else nets.ACTIVATION_SHIFT) + exponent[:, 0].double()
@@ -95,7 +96,7 @@ def file_size(path: Path, images: list[Path]) -> dict[str, float]:
     return {"images": len(images), "bits_per_subpixel": round(bits / values, 4)}
 
 
-def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict:
+def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[str, Any]:
     """Write the model file of a run, with its averaged weights; returns the card.
 
     The loss tables and the card's figures are measured on the run's validation images: float and quantised ideal code
@@ -105,7 +106,7 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict:
     held_out = [name for name in data_split(config)[1] if name.parent.name not in SHEETS]
     bank = validation_bank(held_out, run.mean, run.std)
     parameters = sum(p.numel() for p in run.average.parameters())
-    card = {
+    card: dict[str, Any] = {
         "data": {"folders": [Path(d).name for d in config.data], "validation_images": len(held_out)},
         "recipe": {k: v for k, v in asdict(config).items() if k not in ("data", "name")},
         "parameters": parameters,

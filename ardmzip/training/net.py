@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -50,7 +51,7 @@ class Expert(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in itertools.pairwise(sizes):
             self.weights.append(nn.Parameter(torch.randn(b, a) * math.sqrt(2 / a)))
             self.biases.append(nn.Parameter(torch.zeros(b)))
         self.head = nn.Parameter(torch.randn(3 * components, sizes[-1]) * 0.01)

@@ -10,6 +10,7 @@ import copy
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -172,7 +173,6 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
 
     ``stop_after``: minutes of wall time after which to checkpoint and return even though the budget is not used up.
     """
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     run = resume(config, folder)
     if run.finished:
         return run
@@ -187,6 +187,10 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
     for slot in range(config.slots):
         bank.put(slot, *first[slot], rng)
     validation = validation_bank(held_out, run.mean, run.std)
+    # experts are independent, so each thread trains whole experts: no waiting inside an operation
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
     run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
 
     budget = config.minutes * 60
@@ -202,14 +206,19 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
             group["lr"] = rate
         quantise = left <= config.quantised_share
         run.optimiser.zero_grad(set_to_none=True)
-        loss_sum = 0.0
-        for e, expert in enumerate(run.net.experts):
-            s = bank.sample(e, config.batch[0 if e < coarse else 1], rng, config.masked)
-            bits = code_length(expert(s.x.float() / 32, quantise), s.target, s.centre, s.scale).mean()
+
+        def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, int]:
+            draw = np.random.default_rng([config.seed, step, e])
+            s = bank.sample(e, config.batch[0 if e < coarse else 1], draw, config.masked)
+            bits = code_length(run.net.experts[e](s.x.float() / 32, quantise), s.target, s.centre, s.scale).mean()
             bits.backward()
-            loss_sum += float(bits.detach()) * ((0.75 if e < coarse else 0.25) / coarse)
-            run.samples += len(s.target)
-            pending += len(s.target)
+            return float(bits.detach()), len(s.target)
+
+        results = list(pool.map(backward, range(features.EXPERTS)))
+        loss_sum = sum(bits * (0.75 if e < coarse else 0.25) / coarse for e, (bits, _) in enumerate(results))
+        count = sum(n for _, n in results)
+        run.samples += count
+        pending += count
         run.optimiser.step()
         run.step += 1
         losses.append(loss_sum)
@@ -234,6 +243,8 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
             validated = run.seconds
         if stop_after is not None and now - started > stop_after * 60:
             break
+    pool.shutdown()
+    torch.set_num_threads(threads)
     run.save()
     for quantise in (False, True):
         run.log(event="end", validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)

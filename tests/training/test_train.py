@@ -1,0 +1,243 @@
+"""A training run of a few seconds: it learns, resumes, and its export is the network that was trained."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ardmzip import codec, features, mixture, model, network
+from ardmzip.container import pack, unpack
+from ardmzip.errors import ArdmError
+from ardmzip.training import export as exports
+from ardmzip.training import net as nets
+from ardmzip.training.net import code_length
+from ardmzip.training.train import Run, TrainConfig, train, validate, validation_bank
+
+CPU = torch.device("cpu")
+
+
+def picture(seed: int, height: int = 280, width: int = 300) -> np.ndarray:
+    """Smooth waves, edges and some noise: uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(float)
+    planes = []
+    shared = 50 * np.sin(y / rng.uniform(9, 30)) + 40 * np.sign(np.sin(x / 40 + y / 60 + seed))
+    for c in range(3):
+        planes.append(128 + shared + 20 * np.cos(x / (11 + 2 * c) - c) + rng.normal(0, 1, (height, width)))
+    return np.rint(np.stack(planes, -1)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(5):
+        Image.fromarray(picture(seed)).save(folder / f"{seed}.png")
+    return TrainConfig(
+        "tiny", [str(folder)], hidden=[32, 32], components=3, minutes=0.15, quantised_share=0.4, learning_rate=0.02,
+        batch=[200, 80], slots=8, samples_per_crop=20000, average=0.95,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+    """The run when it was stopped, as its checkpoint had it then, and when it had used up its budget."""
+    folder, threads = tmp_path_factory.mktemp("run"), torch.get_num_threads()
+    stopped = train(config, folder, stop_after=0.06)
+    resumed = Run(config, folder)
+    resumed.load()
+    finished = train(config, folder)
+    assert torch.get_num_threads() == threads
+    return stopped, resumed, finished
+
+
+@pytest.fixture(scope="module")
+def bank(config, runs):
+    paths = sorted(Path(config.data[0]).iterdir())
+    return validation_bank(paths, runs[0].mean, runs[0].std)
+
+
+@pytest.fixture(scope="module")
+def exported(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "LEVELS", 3)  # losses of three levels instead of eight
+        card = exports.export(runs[-1], path, samples=60, images=1)
+    return path, card
+
+
+def test_loss_falls(config, runs, bank, tmp_path):
+    untrained = Run(config, tmp_path).net
+    stopped, _, finished = runs
+    before, half, after = (validate(net, bank, False, 500) for net in (untrained, stopped.average, finished.average))
+    assert after < half < before
+    assert after < 0.96 * before
+    assert validate(finished.average, bank, True, 500) < 1.03 * after
+
+
+def test_resumes_where_it_stopped(config, runs):
+    stopped, resumed, finished = runs
+    assert 0 < stopped.step == resumed.step < finished.step
+    assert not stopped.finished
+    assert finished.finished
+    assert 0.06 * 60 <= stopped.seconds == resumed.seconds < finished.seconds
+    assert finished.seconds >= config.minutes * 60
+    assert stopped.samples == resumed.samples < finished.samples
+    for part in ("net", "average"):
+        one, two = getattr(stopped, part).state_dict(), getattr(resumed, part).state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = stopped.optimiser.state_dict()["state"], resumed.optimiser.state_dict()["state"]
+    assert all(torch.equal(one[i][name], two[i][name]) for i in one for name in one[i])
+    np.testing.assert_array_equal(stopped.mean, finished.mean)
+    np.testing.assert_array_equal(stopped.std, finished.std)
+
+
+def test_log(config, runs):
+    stopped, _, finished = runs
+    lines = [json.loads(line) for line in (finished.folder / "log.jsonl").read_text().splitlines()]
+    starts = [line for line in lines if line.get("event") == "start"]
+    assert [line["step"] for line in starts] == [0, stopped.step]
+    assert starts[0]["config"]["hidden"] == [32, 32]
+    assert (starts[0]["training"], starts[0]["held_out"]) == (4, 1)
+    ends = [line for line in lines if line.get("event") == "end"]
+    assert [line["quantised"] for line in ends] == [False, True] * 2
+    assert ends[-1]["step"] == finished.step
+
+
+def test_nothing_left_to_do(config, runs):
+    again = train(config, runs[-1].folder)
+    assert again.finished
+    assert again.step == runs[-1].step
+
+
+def integer_outputs(loaded, expert: int, x: torch.Tensor) -> torch.Tensor:
+    backend = network.backend("cpu", "float64", False)
+    integers = loaded.on(CPU)[0][expert]
+    return backend.head(integers, backend.trunk(integers, x))
+
+
+def test_integers_are_the_fake_quantised_network(runs, bank, exported):
+    """With biases and head on the integers' grid too, only the head's outputs are rounded."""
+    loaded = model.load(exported[0])
+    net = copy.deepcopy(runs[-1].average).double()
+    rng = np.random.default_rng(0)
+    for e, expert in enumerate(net.experts):
+        with torch.no_grad():
+            for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
+                unit = (nets.INPUT_SHIFT if i == 0 else nets.ACTIVATION_SHIFT) + nets.weight_exponent(weight)[:, 0]
+                bias.copy_((bias * torch.exp2(unit)).round() / torch.exp2(unit))
+            expert.head.copy_((expert.head * 2**11).round() / 2**11)
+            expert.head_bias.copy_((expert.head_bias * 2**15).round() / 2**15)
+            s = bank.sample(e, 400, rng, masked=0.3)
+            real = expert(s.x.double() / 32, True)
+        np.testing.assert_array_equal(integer_outputs(loaded, e, s.x), torch.floor(256 * real + 0.5))
+
+
+def test_integer_code_length(runs, bank, exported):
+    """What the coder spends is what quantisation-aware training counted, within 0.5 %."""
+    loaded = model.load(exported[0])
+    _, tables = loaded.on(CPU)
+    rng = np.random.default_rng(1)
+    counted, spent = [], []
+    for e, expert in enumerate(runs[-1].average.experts):
+        s = bank.sample(e, 1500, rng, masked=0.1)
+        with torch.no_grad():
+            counted.append(code_length(expert(s.x.float() / 32, True), s.target, s.centre, s.scale).mean().item())
+        cls = (4 * torch.log2(s.scale) + 4).round().to(torch.uint8)
+        m = mixture.mixture(integer_outputs(loaded, e, s.x), (64 * s.centre).round().int(), cls, tables)
+        _, high, _, low = mixture.intervals(m, s.target.to(torch.uint8))
+        spent.append((48 - torch.log2(high.double()) - torch.log2(low.double())).mean().item())
+    assert sum(spent) == pytest.approx(sum(counted), rel=0.005)
+    assert spent == pytest.approx(counted, rel=0.02)
+
+
+def test_exported_model_codes(exported, check_codec, cpu):
+    loaded = model.load(exported[0])
+    image = picture(9)[50:120, 60:200]
+    for planes in (image.transpose(2, 0, 1), image[:30, :41, :1].transpose(2, 0, 1)):
+        for steps in (None, 3):
+            file = check_codec(
+                lambda data, steps=steps: pack(codec.encode(data, loaded, cpu, steps)),
+                lambda file: codec.decode(unpack(file), loaded, cpu),
+                np.ascontiguousarray(planes),
+            )
+    file = pack(codec.encode(np.ascontiguousarray(image.transpose(2, 0, 1)), loaded, cpu))
+    assert 8 * len(file) < 7 * image.size  # even a few seconds of training are better than no model
+
+
+def test_exported_file(config, runs, exported):
+    path, card = exported
+    loaded = model.load(path)
+    assert loaded.name == "tiny"
+    # what depends on the training data's place is not published
+    assert str(Path(config.data[0]).parent) not in json.dumps(loaded.card)
+    assert card["training"]["steps"] == runs[-1].step
+    assert card["parameters"] == sum(p.numel() for p in runs[-1].net.parameters())
+    figures = card["validation"]
+    assert figures["quantised_bits_per_subpixel"] == pytest.approx(figures["float_bits_per_subpixel"], rel=0.03)
+    assert 0 < figures["files"]["bits_per_subpixel"] < 8
+    assert json.loads(model.read_metadata(path)["card"]) == card
+    for channels, table in loaded.loss.items():
+        atoms = 3 * channels * 3
+        assert table.shape == (atoms, atoms)
+        assert np.isfinite(table[np.triu_indices(atoms)]).all()
+        assert table[0, atoms - 1] > table[atoms - 1, atoms - 1]  # knowing less costs more
+    layers = [f"{i}.{part}" for i in (0, 1) for part in ("weight", "bias", "shift")] + ["head.weight", "head.bias"]
+    names = {f"expert.{e}.{layer}" for e in range(features.EXPERTS) for layer in layers}
+    assert set(loaded.tensors) == names | {f"table.{name}" for name in exports.tables.build()}
+
+
+def test_loss_table_of_small_images(config, runs, tmp_path):
+    """Images that lack the coarsest levels, such as CIFAR's, must not leave holes in the table."""
+    Image.fromarray(picture(0)[:32, :32]).save(tmp_path / "small.png")
+    small = validation_bank([tmp_path / "small.png"], runs[0].mean, runs[0].std)
+    table = exports.loss_table(runs[-1].average, small, 1, samples=5)
+    assert np.isfinite(table[np.triu_indices(len(table))]).all()
+
+
+def test_export_again_is_seen(runs, exported):
+    """A model file that is replaced is not taken from a cache."""
+    path, card = exported
+    assert model.load(path).card == card
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\ndata = []\nlearning = 3', "learning"),
+        ("minutes = 3", "name"),
+        ("name = ", "line 1|Invalid"),
+    ],
+)
+def test_bad_configs(tmp_path, text, message):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(ArdmError, match=message) as caught:
+        TrainConfig.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(ArdmError, match=re.escape("no.toml")):
+        TrainConfig.load(tmp_path / "no.toml")
+
+
+def test_shipped_configs():
+    folder = Path(__file__).parent.parent.parent / "configs"
+    for path in folder.glob("*.toml"):
+        assert TrainConfig.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_images(tmp_path, count):
+    for seed in range(count):
+        Image.fromarray(picture(seed)).save(tmp_path / f"{seed}.png")
+    config = TrainConfig("few", [str(tmp_path)], hidden=[8], slots=2, minutes=0.01)
+    with pytest.raises(ArdmError, match="image"):
+        train(config, tmp_path / "run")
