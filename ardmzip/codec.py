@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from ardmzip import features, mixture, rans, sideinfo
 from ardmzip.container import Container
-from ardmzip.errors import FormatError
+from ardmzip.errors import BackendError, FormatError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
 from ardmzip.model import Model
-from ardmzip.network import Backend
+from ardmzip.network import Backend, float32_exact, single_threaded
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.schedule import best_schedule, loss_for_order
 from ardmzip.sideinfo import quantise
@@ -143,10 +144,7 @@ class DecodingCoder:
     """Decodes the values from the rANS words."""
 
     def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
-        try:
-            self.decoder = rans.Decoder(segments)
-        except ValueError as error:
-            raise FormatError(f"damaged: {error}") from error
+        self.decoder = rans.Decoder(segments)
 
     def base(self, channels: int) -> np.ndarray:
         nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels, 1)))
@@ -219,22 +217,23 @@ class Predictor:
     def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
         self.backend, self.chunk = backend, chunk
         self.experts, self.tables = model.on(backend.device)
+        if backend.product == "float32" and not all(map(float32_exact, self.experts)):
+            raise BackendError(f"the layers of model {model.name} are too wide for back end float32; use float64")
         self.table_arrays = model.tables
         self.side = sideinfo.inputs(side)
-        self._threads = torch.get_num_threads() if backend.device.type == "cpu" else 1
+        self._threads = 1
         self._pool: ThreadPoolExecutor | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Predictor:
-        self._torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        if self._threads > 1:
-            self._pool = ThreadPoolExecutor(self._threads, "ardmzip")
+        threads = self._stack.enter_context(single_threaded())
+        if self.backend.device.type == "cpu" and threads > 1:
+            self._threads = threads
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pool:
-            self._pool.shutdown()
-        torch.set_num_threads(self._torch_threads)
+        self._stack.close()
 
     def each(self, work: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
         """``work`` on each row of the columns, on all threads; results in order."""

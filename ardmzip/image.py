@@ -46,15 +46,22 @@ def check_image(image: Image.Image) -> None:
         raise ImageError("the image has no pixels")
 
 
+#: Formats whose depth Pillow tells, None being an image made in memory. JPEG 2000, AVIF, SGI and others may hold more
+#: than 8 bits, which Pillow drops without a word.
+_FORMATS = (None, "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+
 def _check_depth(image: Image.Image) -> None:
     """Pillow reduces more than 8 bits to 8 on reading some formats: never do that silently."""
+    if image.format not in _FORMATS:
+        raise ImageError(f"images in {image.format} format are not supported yet")
     # how Pillow will decode a file that is not loaded yet: (codec, box, offset, arguments)
     for tile in getattr(image, "tile", []):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if image.format == "PPM":
             if len(arguments) > 1 and isinstance(arguments[-1], int) and arguments[-1] != 255:
                 raise ImageError("only 8-bit images with a maximum of 255 are supported yet")
-        elif any(isinstance(argument, str) and "16" in argument for argument in arguments):
+        elif image.format != "BMP" and any(isinstance(argument, str) and "16" in argument for argument in arguments):
             raise ImageError("only 8-bit images are supported yet, not 16 bits a channel")
 
 

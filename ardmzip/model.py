@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -97,6 +98,7 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
     everything |= {"side.mean": side_mean.astype(np.float64), "side.std": side_std.astype(np.float64)}
     metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
     save_file(everything, path, metadata)
+    _load.cache_clear()
     path.chmod(0o644)  # safetensors writes private files
     return identity
 
@@ -129,7 +131,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def names_by_id() -> dict[bytes, str]:
     """Names of the available models by id."""
-    return {bytes.fromhex(read_metadata(path)["id"]): name for name, path in available().items()}
+    names: dict[bytes, str] = {}
+    for name, path in available().items():
+        with contextlib.suppress(ModelError, ValueError):  # a damaged model does not hide the others
+            names.setdefault(bytes.fromhex(read_metadata(path)["id"]), name)
+    return names
 
 
 def load(name: str | Path) -> Model:
@@ -145,9 +151,9 @@ def load(name: str | Path) -> Model:
 
 def find(identity: bytes) -> Model:
     """The available model with this id; raises ModelError."""
-    for name, path in available().items():
-        if bytes.fromhex(read_metadata(path)["id"]) == identity:
-            return load(name)
+    name = names_by_id().get(identity)
+    if name is not None:
+        return load(name)
     raise ModelError(f"the file needs model {identity.hex()}, which is not installed")
 
 
@@ -166,8 +172,12 @@ def _load(path: Path) -> Model:
     tensors = {k.removeprefix("int."): v for k, v in everything.items() if k.startswith("int.")}
     if model_id(tensors).hex() != metadata["id"]:
         raise ModelError(f"{path}: damaged model file, its id does not match its contents")
-    loss = {int(k.removeprefix("loss.")): v for k, v in everything.items() if k.startswith("loss.")}
-    return Model(
-        metadata["name"], bytes.fromhex(metadata["id"]), json.loads(metadata["card"]), tensors, loss,
-        everything["side.mean"], everything["side.std"],
-    )  # fmt: skip
+    try:
+        loss = {channels: everything[f"loss.{channels}"] for channels in (1, 3)}
+        card = json.loads(metadata["card"])
+        return Model(
+            metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, everything["side.mean"],
+            everything["side.std"],
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: damaged model file") from error

@@ -6,6 +6,9 @@ end may use any arithmetic that gives these integers: every one proves it on wor
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -115,6 +118,32 @@ def _kernels():
     from ardmzip import kernels
 
     return kernels
+
+
+_single_lock = threading.Lock()
+_single_users = 0
+_threads_before = 1
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[int]:
+    """torch operations run on the calling thread only, in all threads; yields the number of threads set before.
+
+    Torch has one setting for the process, so overlapping uses share it and the last one restores it.
+    """
+    global _single_users, _threads_before
+    with _single_lock:
+        if _single_users == 0:
+            _threads_before = torch.get_num_threads()
+        _single_users += 1
+        torch.set_num_threads(1)
+    try:
+        yield _threads_before
+    finally:
+        with _single_lock:
+            _single_users -= 1
+            if _single_users == 0:
+                torch.set_num_threads(_threads_before)
 
 
 def float32_exact(expert: Expert, input_max: int = 127) -> bool:

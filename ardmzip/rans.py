@@ -70,12 +70,19 @@ class Encoder:
         return tuple(self._segments)
 
 
+def _coder(words: np.ndarray) -> constriction.stream.stack.AnsCoder:
+    try:
+        return constriction.stream.stack.AnsCoder(np.ascontiguousarray(words, np.uint32))
+    except ValueError as error:  # the last word is 0
+        raise FormatError(f"damaged: {error}") from error
+
+
 class Decoder:
     """Pops symbols from segments, in step with the encoder's rule for their ends."""
 
     def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
         self._segments = list(segments)
-        self._coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(self._segments.pop(0), np.uint32))
+        self._coder = _coder(self._segments.pop(0))
         self._count = 0
 
     def pop(self, rows: np.ndarray) -> np.ndarray:
@@ -88,8 +95,7 @@ class Decoder:
         if self._count >= SEGMENT_SYMBOLS:
             self._check_empty()
             self._count = 0
-            words = self._segments.pop(0) if self._segments else np.zeros(0, np.uint32)
-            self._coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(words, np.uint32))
+            self._coder = _coder(self._segments.pop(0) if self._segments else np.zeros(0, np.uint32))
 
     def _check_empty(self) -> None:
         if not self._coder.is_empty():

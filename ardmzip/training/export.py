@@ -67,6 +67,11 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
             s = bank.sample(expert, samples, rng, hidden=rank[t] - rank[r], level_only=level)
             bits = code_length(net.experts[expert](s.x.float() / 32, True), s.target, s.centre, s.scale)
             loss[t, r] = float(bits.mean())
+    # levels that are too coarse for the images are as the next finer one
+    period = KINDS * channels
+    for r in reversed(range(len(atoms) - period)):
+        column = loss[: r + 1, r]
+        column[:] = np.where(np.isnan(column), loss[period : period + r + 1, period + r], column)
     return loss
 
 
@@ -103,7 +108,8 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[
     length of random pixels, and the size of real files of the first ``images`` of them.
     """
     config = run.config
-    held_out = [name for name in data_split(config)[1] if name.parent.name not in SHEETS]
+    held_out = data_split(config)[1]
+    held_out = [name for name in held_out if name.parent.name not in SHEETS] or held_out
     bank = validation_bank(held_out, run.mean, run.std)
     parameters = sum(p.numel() for p in run.average.parameters())
     card: dict[str, Any] = {

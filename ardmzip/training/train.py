@@ -165,7 +165,10 @@ def resume(config: TrainConfig, folder: Path) -> Run:
 
 def data_split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     """(training, validation) files of a run: a fixed split by name."""
-    return split(list_images([Path(d) for d in config.data]), 25)
+    paths = list_images([Path(d) for d in config.data])
+    if len(paths) < 2:
+        raise ArdmError(f"training needs at least two images, {', '.join(config.data)} has {len(paths)}")
+    return split(paths, 25)
 
 
 def train(config: TrainConfig, folder: Path, stop_after: float | None = None) -> Run:
