@@ -12,6 +12,9 @@ import numpy as np
 from ardmzip import mixture, network, tables
 from ardmzip.features import LEVELS, SCALARS, Layout
 
+#: error_model: no test for division by zero in inner loops; floats follow IEEE, nothing is contracted or reordered.
+_jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+
 # numba treats module globals as compile-time constants
 _UNIT = tables.UNIT
 _TOTAL, _FLOOR, _MEAN_LIMIT = mixture.TOTAL, mixture.FLOOR, mixture.MEAN_LIMIT
@@ -24,7 +27,7 @@ _DIFFERENCES = tables.DIFFERENCES
 _ONE = tables.INPUT_ONE
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_of, compand, values, seen, x):
     """Inputs of one pixel into the row ``x``; returns the mixture centre (1/64 grey level) and the activity class.
 
@@ -93,7 +96,7 @@ def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_
     return min(max(centre, 0), 255 * _UNIT), own_class
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _features(q, at, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
     values = np.empty(64, np.int32)
     seen = np.empty(64, np.int32)
@@ -123,7 +126,7 @@ def window_features(
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _rank(i, j, level, channel):
     """Rank from the end of the atom that codes pixel (i, j) of a level array (phase 0); -1 for the base pixel."""
     if i == 0 and j == 0:
@@ -136,7 +139,7 @@ def _rank(i, j, level, channel):
     return 9 * level + 8 - 3 * kind - channel
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def training_features(
     q, at, stride, row, col, level, gap, dy, dx, weights, known, channel, kind, side, side_index, class_of, compand,
     x, centre, cls, target,
@@ -175,7 +178,7 @@ def training_features(
             )
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def requantise(acc, bias, shift, out):
     """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m]."""
     rows, columns = acc.shape
@@ -184,7 +187,7 @@ def requantise(acc, bias, shift, out):
             out[i, j] = min(max(np.int32(acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def join_halves(acc, bias, out):
     """Head sums of the high and the low weight halves, int32 [n, 2 * padded], -> outputs int32 [n, m] in 1/256."""
     n, padded = len(acc), acc.shape[1] // 2
@@ -194,69 +197,77 @@ def join_halves(acc, bias, out):
             out[i, j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift):
     """mixture.mixture for one pixel: fills int32 rows of K."""
     k_count = len(weight)
-    best = 0
+    top = p[0]
     for k in range(1, k_count):
-        if p[k] > p[best]:
-            best = k
-    total = np.int64(0)
-    for k in range(k_count):
-        e = np.int64(exp2[min((p[best] - p[k]) >> 2, _EXP_ENTRIES - 1)])
+        top = max(top, p[k])
+    total = np.int32(0)
+    best = 0
+    for k in range(k_count - 1, -1, -1):
+        best = k if p[k] == top else best
+        e = exp2[min((np.int64(top) - np.int64(p[k])) >> 2, _EXP_ENTRIES - 1)]
         weight[k] = e
         total += e
-    rest = np.int64(1 << _WEIGHT_BITS)
+    whole = np.float64(total)
+    rest = np.int32(1 << _WEIGHT_BITS)
     for k in range(k_count):
         # an exact floor: see _rescale
-        w = np.int64(np.float64(np.int64(weight[k]) << _WEIGHT_BITS) / np.float64(total))
+        w = np.int32(np.float64(weight[k]) * np.float64(1 << _WEIGHT_BITS) / whole)
         weight[k] = w
         rest -= w
     weight[best] += rest
+    scale = class_scale[cls]
+    zero = np.int32(np.int32(16) * np.int32(cls) + np.int32(_SCALE_ZERO))
     for k in range(k_count):
-        m = np.int64(min(max(p[k_count + k], -_MEAN_LIMIT), _MEAN_LIMIT)) * class_scale[cls]
-        mean[k] = min(max(centre + (m >> 8), _MU_MIN), _MU_MAX)
-        s = min(max((p[2 * k_count + k] >> 2) + 16 * np.int64(cls) + _SCALE_ZERO, 0), _SCALE_ENTRIES - 1)
+        m = np.int32(min(max(p[k_count + k], np.int32(-_MEAN_LIMIT)), np.int32(_MEAN_LIMIT)) * scale)
+        m = np.int32(centre + (m >> np.int32(8)))
+        mean[k] = min(max(m, np.int32(_MU_MIN)), np.int32(_MU_MAX))
+        s = np.int32((p[2 * k_count + k] >> np.int32(2)) + zero)
+        s = np.uint32(min(max(s, np.int32(0)), np.int32(_SCALE_ENTRIES - 1)))
         mantissa[k] = inv_mantissa[s]
         shift[k] = inv_shift[s]
 
 
-@numba.njit(cache=True, nogil=True)
-def _cumulative(x, weight, mean, mantissa, shift, logistic, c):
-    """mixture.cumulative for one pixel at the boundaries ``x``: fills ``c``, both int32 [b].
+@_jit
+def _cumulative(x, weight, mean, mantissa, shift, logistic, c, z):
+    """mixture.cumulative for one pixel at the boundaries ``x``: fills ``c``, both int32 [b]; ``z`` is scratch.
 
-    The inner loop runs over boundaries in int32, which the compiler vectorises.
+    The first inner loop is what the compiler vectorises; the look-up is not.
     """
     c[:] = 0
+    n = len(x)
     for k in range(len(weight)):
         w, m, s, u = weight[k], mean[k], shift[k], mantissa[k]
-        for i in range(len(x)):
+        for i in range(n):
             distance = np.int32(np.int32(_UNIT * x[i]) - np.int32(_UNIT // 2) - m)
-            z = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
-            z = np.uint32(min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1)))
-            c[i] += np.int32(w * logistic[z])
+            entry = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
+            z[i] = min(max(entry, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
+        for i in range(n):
+            c[i] = c[i] + np.int32(w * logistic[np.uint32(z[i])])
     for i in range(len(x)):
         q = c[i] >> np.int32(6)
         q = np.int32(q - (q >> np.int32(12)) + np.int32(_FLOOR * x[i]))
         c[i] = np.int32(0) if x[i] == 0 else (np.int32(_TOTAL) if x[i] == 256 else q)
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _rescale(part, whole):
     """mixture.rescale: an exact floor, since a correctly rounded double quotient below 2**24 keeps it."""
     return np.int64(np.float64(part * (_TOTAL - 16)) / np.float64(whole))
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
-    x, c = np.empty((2, 4), np.int32)
+    x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
         v = np.int32(value[i])
         x[0], x[1], x[2], x[3] = v & ~15, v, v + 1, (v & ~15) + 16
-        _cumulative(x, weight, mean, mantissa, shift, logistic, c)
+        _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
         whole = np.int64(c[3] - c[0])
         low, above = _rescale(np.int64(c[1] - c[0]), whole), _rescale(np.int64(c[2] - c[0]), whole)
         start[0, i] = c[0]
@@ -265,23 +276,23 @@ def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2
         width[1, i] = above - low + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logistic, rows):
     """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
-    x, c = np.empty((2, 17), np.int32)
+    x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
     for s in range(17):
         x[s] = 16 * s
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
         if len(high) == 0:
-            _cumulative(x, weight, mean, mantissa, shift, logistic, c)
+            _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
             for s in range(16):
                 rows[i, s] = c[s + 1] - c[s] - 1
         else:
             for s in range(17):
                 x[s] = 16 * high[i] + s
-            _cumulative(x, weight, mean, mantissa, shift, logistic, c)
+            _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
             whole = np.int64(c[16] - c[0])
             before = np.int64(0)
             for s in range(16):
