@@ -28,7 +28,6 @@ from ardmzip.model import Model
 from ardmzip.network import Backend, float32_exact, single_threaded
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.schedule import best_schedule, loss_for_order
-from ardmzip.sideinfo import quantise
 
 Progress = Callable[[float], None]
 
@@ -318,13 +317,17 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     the best number. chunk: pixels the network evaluates at a time; the file does not depend on it.
     """
     channels, height, width = planes.shape
-    order = LatticeOrder(height, width, channels)
+    side, phase = None, (0, 0)
+    if height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK:
+        stats = sideinfo.measure(planes)
+        phase = sideinfo.lattice_phase(stats)
+        if phase != (0, 0):
+            stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
+        side = sideinfo.quantise(stats, model.side_mean, model.side_std)
+    order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
-    side = None
-    if height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK:
-        side = quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
     coder = EncodingCoder(planes, order)
     with Predictor(model, backend, side, chunk) as predictor:
         walk(order, calls, predictor, coder, progress)

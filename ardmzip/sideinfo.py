@@ -12,6 +12,8 @@ from ardmzip.features import SIDE
 
 #: Block side and the most blocks that are looked at: half a megapixel says enough about noise and processing.
 BLOCK, MAX_BLOCKS = 64, 128
+#: Indices of the chroma phase statistics, and the ratio (in octaves) from which the odd positions count as sites.
+_PHASE_X, _PHASE_Y, PHASE_RATIO = 6, 7, 0.1
 #: Quantisation: 1/32 of a training-set standard deviation, +-4 of them.
 STEP = 32
 
@@ -73,6 +75,16 @@ def measure(planes: np.ndarray) -> np.ndarray:
     s.append(np.log2(np.abs(p[1]).mean() + np.abs(p[2]).mean() + 1))  # 21 saturation
     assert len(s) == SIDE
     return np.asarray(s, np.float64)
+
+
+def lattice_phase(stats: np.ndarray) -> tuple[int, int]:
+    """The phase (y, x) in which interpolated rows and columns are coded after those they were interpolated from.
+
+    Images whose chroma was subsampled by two and interpolated (Photo CD, video) are much smoother at every other row or
+    column; coding these last saves several per cent. ``stats``: from ``measure``.
+    """
+    across, down = stats[_PHASE_X], stats[_PHASE_Y]
+    return int(down > PHASE_RATIO), int(across > PHASE_RATIO)
 
 
 def quantise(stats: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -88,3 +88,18 @@ def test_from_a_file():
     """As the decoder reads it: a buffer that must not be written to."""
     side = np.frombuffer(bytes(range(250, 256)) + bytes(16), np.int8)
     assert sideinfo.inputs(side).tolist() == [32, -6, -5, -4, -3, -2, -1] + [0] * 16
+
+
+@pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_lattice_phase_finds_the_sites_of_interpolated_chroma(phase):
+    """Chroma known at every other pixel and interpolated between: those sites should be coded first."""
+    rng = np.random.default_rng(3)
+    luma = rng.integers(60, 190, (128, 128)).astype(np.float64)
+    sites = rng.normal(0, 20, (66, 66))
+    rows = np.stack([sites[:-1], (sites[:-1] + sites[1:]) / 2], 1).reshape(-1, 66)
+    chroma = np.stack([rows[:, :-1], (rows[:, :-1] + rows[:, 1:]) / 2], 2).reshape(130, 130)
+    chroma = chroma[phase[0] : phase[0] + 128, phase[1] : phase[1] + 128]
+    planes = np.clip(np.stack([luma, luma + chroma, luma - chroma]), 0, 255).round().astype(np.uint8)
+    assert sideinfo.lattice_phase(sideinfo.measure(planes)) == phase
+    gray = sideinfo.measure(planes[:1])
+    assert sideinfo.lattice_phase(gray) == (0, 0)
