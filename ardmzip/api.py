@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, ModelError
+from ardmzip.errors import ArdmError, ModelError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,8 @@ def compress(
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
-    Raises ImageError for images it cannot store, ModelError, BackendError, and ArdmError if verification fails.
+    Raises ImageError for images it cannot store, OptionError unless ``steps`` is positive, ModelError, BackendError,
+    and ArdmError if verification fails.
 
     >>> import ardmzip, numpy
     >>> image = numpy.arange(300, dtype=numpy.uint8).reshape(10, 10, 3)
@@ -54,11 +55,16 @@ def compress(
     from ardmzip import image as images
     from ardmzip import model as models
 
+    if steps is not None and steps < 1:
+        raise OptionError(f"steps must be at least 1, not {steps}")
     planes = images.to_planes(image)
     loaded, chosen = models.load(model), network.backend(device, backend)
     share = 0.5 if verify else 1.0
-    report = None if progress is None else lambda done: progress(share * done)
+    # the walk is not all of it: its share is full once the bytes are there
+    report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
     data = pack(codec.encode(planes, loaded, chosen, steps, report))
+    if progress:
+        progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
         if not np.array_equal(codec.decode(unpack(data), loaded, chosen, report), planes):

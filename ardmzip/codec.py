@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from ardmzip import features, mixture, rans, sideinfo
-from ardmzip.container import Container
-from ardmzip.errors import BackendError, FormatError
+from ardmzip.container import MAX_PIXELS, Container
+from ardmzip.errors import BackendError, FormatError, ImageError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
 from ardmzip.model import Model
-from ardmzip.network import Backend, float32_exact, single_threaded
+from ardmzip.network import Backend, exact_arithmetic, float32_exact
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.schedule import best_schedule, loss_for_order
 
@@ -37,7 +37,8 @@ BATCH = 1 << 16
 CHUNK = 1 << 13
 #: Fewer pixels than this are not worth a second thread.
 MIN_CHUNK = 512
-#: Images with fewer pixels carry no side information: 25 bytes cost more than they save.
+#: Images with fewer pixels carry no side information: 24 bytes cost more than they save. Nor do images without a whole
+#: block of sideinfo.BLOCK pixels a side: of strips the statistics are too few to tell anything.
 SIDE_INFO_PIXELS = 96 * 96
 
 
@@ -207,7 +208,8 @@ class Pyramid:
 
 
 class Predictor:
-    """Features, trunk and head of one image on one back end; a context in which torch runs single-threaded.
+    """Features, trunk and head of one image on one back end; a context in which torch runs single-threaded and
+    exactly.
 
     On the CPU each thread takes a chunk of pixels through all stages, so that a chunk stays in its core's cache and no
     thread waits for another within a stage (torch's and numba's own thread pools would spin against each other).
@@ -225,7 +227,7 @@ class Predictor:
         self._stack = ExitStack()
 
     def __enter__(self) -> Predictor:
-        threads = self._stack.enter_context(single_threaded())
+        threads = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
         if self.backend.device.type == "cpu" and threads > 1:
             self._threads = threads
             self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
@@ -317,6 +319,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     the best number. chunk: pixels the network evaluates at a time; the file does not depend on it.
     """
     channels, height, width = planes.shape
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
     side, phase = None, (0, 0)
     if height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK:
         stats = sideinfo.measure(planes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ardmzip.order import LatticeOrder
 MAGIC = b"\x9aARD"
 VERSION = 1
 MAX_PIXELS = 2**30
+#: Bytes of a model's SHA-256 that name it.
 MODEL_ID_BYTES = 4
 MAX_SIDE_INFO = 255
 
@@ -56,6 +58,12 @@ class Container:
     def call_starts(self) -> tuple[int, ...]:
         """``calls``, written out where it is None."""
         return tuple(range(len(self.order.atoms))) if self.calls is None else self.calls
+
+    @property
+    def network_calls(self) -> int:
+        """How often the network is called: the calls that code at least one sub-pixel."""
+        starts, sizes = self.call_starts, self.order.sizes()
+        return sum(bool(sizes[start:end].any()) for start, end in pairwise((*starts, len(sizes))))
 
 
 def is_ardm(prefix: bytes | memoryview) -> bool:

@@ -17,5 +17,9 @@ class ModelError(ArdmError):
     """A model is unknown, unreadable or damaged."""
 
 
+class OptionError(ArdmError, ValueError):
+    """An argument is out of its range."""
+
+
 class BackendError(ArdmError):
     """A device or an arithmetic back end is missing or failed its exactness self-test."""

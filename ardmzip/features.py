@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ardmzip import tables
+
+if TYPE_CHECKING:
+    import torch
 
 RADIUS = 3
 CHANNELS = 3
@@ -107,6 +110,8 @@ def window_features(
 
     Returns x int8 [n, inputs], the mixture centre int32 [n] in 1/64 grey level, and the activity class uint8 [n].
     """
+    import torch  # not needed for the layouts alone
+
     n = len(at)
     device = q.device
     offsets = torch.from_numpy((lay.offsets[:, 0] * stride + lay.offsets[:, 1]) * CHANNELS).to(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -16,10 +18,18 @@ _CODING_ORDER = [1, 0, 2]
 
 def read_image(source: str | Path | IO[bytes]) -> Image.Image:
     """Open and fully read an 8-bit RGB or gray image; anything else raises ImageError with one clear line."""
-    try:
+    with _image_errors():
         image = Image.open(source)
         check_image(image)
         image.load()
+    return image
+
+
+@contextlib.contextmanager
+def _image_errors() -> Iterator[None]:
+    """What Pillow raises for a file that holds no good image becomes ImageError."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise ImageError("not an image, or of an unknown format") from error
     except Image.DecompressionBombError as error:
@@ -30,7 +40,6 @@ def read_image(source: str | Path | IO[bytes]) -> Image.Image:
         if error.errno is not None:
             raise
         raise ImageError(f"damaged image: {error}") from error
-    return image
 
 
 def check_image(image: Image.Image) -> None:
@@ -72,10 +81,10 @@ def to_planes(image: Image.Image | np.ndarray) -> np.ndarray:
     [height, width, 3] (RGB). Raises ImageError for anything else.
     """
     if isinstance(image, Image.Image):
-        check_image(image)
-        array = np.asarray(image)
-    else:
-        array = np.asarray(image)
+        with _image_errors():  # it need not be loaded yet
+            check_image(image)
+            image.load()
+    array = np.asarray(image)
     if array.dtype != np.uint8:
         raise ImageError(f"only 8-bit images are supported yet, not {array.dtype}")
     if array.ndim == 2:

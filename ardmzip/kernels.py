@@ -2,6 +2,9 @@
 
 They serve training and coding alike. Pixels are independent, so threads and batch splits cannot change a result. The
 coding kernels are serial and release the GIL: codec.py gives each thread its own chunk of pixels.
+
+After changing constants in tables.py, mixture.py, features.py or network.py: ``make clean``, since numba's cache looks
+at this file only.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import numpy as np
 from ardmzip import mixture, network, tables
 from ardmzip.features import LEVELS, SCALARS, Layout
 
-#: error_model: no test for division by zero in inner loops; floats follow IEEE, nothing is contracted or reordered.
+#: error_model: no test for division by zero in inner loops. fastmath stays off: floats follow IEEE, and nothing is
+#: contracted or reordered.
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 # numba treats module globals as compile-time constants
 _UNIT = tables.UNIT
 _TOTAL, _FLOOR, _MEAN_LIMIT = mixture.TOTAL, mixture.FLOOR, mixture.MEAN_LIMIT
-_MU_MIN, _MU_MAX, _SCALE_ZERO = mixture.MU_MIN, mixture.MU_MAX, mixture.SCALE_ZERO
+_MU_MIN, _MU_MAX = mixture.MU_MIN, mixture.MU_MAX
+_SCALE_ZERO, _CLASS_STEPS = mixture.SCALE_ZERO, mixture.CLASS_STEPS
 _SCALE_ENTRIES, _LOGISTIC_ENTRIES, _EXP_ENTRIES = mixture.SCALE_ENTRIES, mixture.LOGISTIC_ENTRIES, mixture.EXP_ENTRIES
 _HEAD_SPLIT, _HEAD_SHIFT = network.HEAD_SPLIT, network.HEAD_SHIFT
 _WEIGHT_BITS = tables.WEIGHT_BITS
@@ -32,7 +37,8 @@ def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_
     """Inputs of one pixel into the row ``x``; returns the mixture centre (1/64 grey level) and the activity class.
 
     ``offsets``: flat offsets of the taps; ``values`` and ``seen`` are scratch. Loops are free of branches, so that
-    the compiler can vectorise them: a tap that is not known has weight 0.
+    the compiler can vectorise them: a tap that is not known has weight 0. All fits int32: the weights of a layout sum
+    to at most 660 and differences are at most 510 * 64 = 32640, so ``spread`` is at most 2.2e7.
     """
     first = np.int32(0)
     reference_g = np.int32(0)
@@ -199,7 +205,11 @@ def join_halves(acc, bias, out):
 
 @_jit
 def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift):
-    """mixture.mixture for one pixel: fills int32 rows of K."""
+    """mixture.mixture for one pixel: fills int32 rows of K.
+
+    All fits int32 (model.py checks the tables): the mean is at most 2**14 times a class scale of at most 2**14, which
+    is 2**28, and 2**14 components of at most 2**16 each make ``total`` at most 2**30.
+    """
     k_count = len(weight)
     top = p[0]
     for k in range(1, k_count):
@@ -220,7 +230,7 @@ def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight,
         rest -= w
     weight[best] += rest
     scale = class_scale[cls]
-    zero = np.int32(np.int32(16) * np.int32(cls) + np.int32(_SCALE_ZERO))
+    zero = np.int32(np.int32(_CLASS_STEPS) * np.int32(cls) + np.int32(_SCALE_ZERO))
     for k in range(k_count):
         m = np.int32(min(max(p[k_count + k], np.int32(-_MEAN_LIMIT)), np.int32(_MEAN_LIMIT)) * scale)
         m = np.int32(centre + (m >> np.int32(8)))
@@ -235,7 +245,9 @@ def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight,
 def _cumulative(x, weight, mean, mantissa, shift, logistic, c, z):
     """mixture.cumulative for one pixel at the boundaries ``x``: fills ``c``, both int32 [b]; ``z`` is scratch.
 
-    The first inner loop is what the compiler vectorises; the look-up is not.
+    The first inner loop is what the compiler vectorises; the look-up is not. All fits int32 (model.py checks the
+    tables): distances are at most 64 * 256 - 32 + 4096 = 20448 and mantissas below 2**15 (32591 in the shipped
+    tables), so their product is at most 6.7e8; the weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30.
     """
     c[:] = 0
     n = len(x)

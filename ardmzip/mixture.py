@@ -20,7 +20,9 @@ FLOOR = 16
 MEAN_LIMIT = 1 << 14
 MU_MIN, MU_MAX = -64 * tables.UNIT, 319 * tables.UNIT
 SCALE_ENTRIES = (tables.SCALE_MAX - tables.SCALE_MIN) * tables.SCALE_STEPS
-#: Table index of scale 2**0: class scales are added to this.
+#: Scale entries from one activity class to the next.
+CLASS_STEPS = tables.SCALE_STEPS // tables.CLASSES_PER_OCTAVE
+#: Table index of class 0's scale, 2**-1 grey levels.
 SCALE_ZERO = -tables.SCALE_MIN * tables.SCALE_STEPS - tables.SCALE_STEPS
 LOGISTIC_ENTRIES = 2 * tables.LOGISTIC_RANGE * tables.LOGISTIC_STEPS
 EXP_ENTRIES = tables.EXP_RANGE * tables.EXP_STEPS
@@ -50,7 +52,7 @@ def mixture(outputs: Tensor, centre: Tensor, cls: Tensor, tabs: dict[str, Tensor
     weight = weight.scatter_add(1, first[:, None], rest[:, None])
     mean = mean.clamp(-MEAN_LIMIT, MEAN_LIMIT) * tabs["class_scale"].long()[cls]
     mean = (centre.long()[:, None] + (mean >> 8)).clamp(MU_MIN, MU_MAX)
-    scale = ((log_scale >> 2) + 16 * cls + SCALE_ZERO).clamp(0, SCALE_ENTRIES - 1)
+    scale = ((log_scale >> 2) + CLASS_STEPS * cls + SCALE_ZERO).clamp(0, SCALE_ENTRIES - 1)
     return Mixture(weight, mean, tabs["inv_mantissa"].long()[scale], tabs["inv_shift"].long()[scale], tabs["logistic"])
 
 

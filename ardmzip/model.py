@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ardmzip import tables
+from ardmzip.container import MODEL_ID_BYTES
 from ardmzip.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
-#: Bytes of the SHA-256 that name a model in a file.
-ID_BYTES = 4
+#: Bounds of int32 sums (network.py): the largest |input|, what the head adds to round, and the most mixture components
+#: whose weights, at most 2**16 each, can be added.
+_INPUT_MAX, _ROUNDING, _MAX_COMPONENTS = 128, 64, 1 << 14
 _PACKAGE = Path(__file__).parent
 #: Where models live: inside the installed package, or beside it in a checkout.
 FOLDERS = (_PACKAGE / "_models", _PACKAGE.parent / "models")
@@ -77,6 +80,62 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
     return experts
 
 
+def check(tensors: dict[str, np.ndarray]) -> None:
+    """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
+    from ardmzip.features import EXPERTS, expert_layout
+
+    left = set(tensors)
+
+    def take(name: str, kind: type, shape: tuple[int | None, ...], low: int, high: int) -> np.ndarray:
+        if name not in tensors:
+            raise ModelError(f"tensor {name} is missing")
+        left.discard(name)
+        array = tensors[name]
+        fits = array.ndim == len(shape) and all(want in (None, n) for n, want in zip(array.shape, shape, strict=True))
+        if array.dtype != kind or not fits or 0 in array.shape:
+            raise ModelError(f"tensor {name} is {array.dtype} {array.shape}")
+        if array.min() < low or array.max() > high:
+            raise ModelError(f"tensor {name} has values out of its range of {low} to {high}")
+        return array
+
+    def take_layer(name: str, kind: type, inputs: int, low: int, high: int) -> int:
+        weight = take(f"{name}.weight", kind, (None, inputs), low, high)
+        bias = take(f"{name}.bias", np.int32, (len(weight),), -(2**31), 2**31 - 1)
+        sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64))
+        if sums.max() + _ROUNDING >= 2**31:
+            raise ModelError(f"the sums of {name} leave 32 bits")
+        return len(weight)
+
+    for table, (kind, length, low, high) in tables.LIMITS.items():
+        take(f"table.{table}", kind, (length,), low, high)
+    if (np.diff(tensors["table.logistic"]) < 0).any():
+        raise ModelError("tensor table.logistic falls")
+    for e in range(EXPERTS):
+        width, i = expert_layout(e).inputs, 0
+        while i == 0 or f"expert.{e}.{i}.weight" in tensors:
+            width = take_layer(f"expert.{e}.{i}", np.int8, width, -127, 127)
+            take(f"expert.{e}.{i}.shift", np.int32, (width,), 0, 31)
+            i += 1
+        outputs = take_layer(f"expert.{e}.head", np.int16, width, -(2**14), 2**14 - 1)
+        if outputs % 3 or outputs > 3 * _MAX_COMPONENTS:
+            raise ModelError(f"expert {e} has {outputs} outputs")
+    if left:
+        raise ModelError(f"unknown tensor {min(left)}")
+
+
+def check_statistics(loss: dict[int, np.ndarray], side_mean: np.ndarray, side_std: np.ndarray) -> None:
+    """The same for what only the encoder reads: loss tables and the statistics of side information."""
+    from ardmzip.features import KINDS, SIDE
+
+    for channels, table in loss.items():
+        n = len(table) if table.ndim == 2 else 0
+        if n == 0 or table.shape != (n, n) or n % (KINDS * channels) or not np.isfinite(np.triu(table)).all():
+            raise ModelError(f"its loss table for {channels} channels is not valid")
+    finite = np.isfinite(side_mean).all() and np.isfinite(side_std).all()
+    if side_mean.shape != (SIDE,) or side_std.shape != (SIDE,) or not finite or not (side_std > 0).all():
+        raise ModelError("its side information statistics are not valid")
+
+
 def model_id(tensors: dict[str, np.ndarray]) -> bytes:
     """First bytes of the SHA-256 over the names, shapes and little-endian contents of the integer tensors."""
     digest = hashlib.sha256()
@@ -84,7 +143,7 @@ def model_id(tensors: dict[str, np.ndarray]) -> bytes:
         array = tensors[name]
         digest.update(f"{name} {array.dtype.str[1:]} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-    return digest.digest()[:ID_BYTES]
+    return digest.digest()[:MODEL_ID_BYTES]
 
 
 def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, np.ndarray], side_mean: np.ndarray,
@@ -174,10 +233,12 @@ def _load(path: Path) -> Model:
         raise ModelError(f"{path}: damaged model file, its id does not match its contents")
     try:
         loss = {channels: everything[f"loss.{channels}"] for channels in (1, 3)}
+        side_mean, side_std = everything["side.mean"], everything["side.std"]
+        check(tensors)
+        check_statistics(loss, side_mean, side_std)
         card = json.loads(metadata["card"])
-        return Model(
-            metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, everything["side.mean"],
-            everything["side.std"],
-        )  # fmt: skip
+        return Model(metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, side_mean, side_std)
+    except ModelError as error:
+        raise ModelError(f"{path}: not a valid model: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{path}: damaged model file") from error

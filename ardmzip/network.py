@@ -17,12 +17,17 @@ import torch
 from torch import Tensor
 
 from ardmzip.errors import BackendError
+from ardmzip.features import EXPERTS, expert_layout
 
 #: Matrix products by back end name: int8 GEMM with int32 sums, or float GEMM whose sums stay exact integers.
 PRODUCTS = ("int8", "float32", "float64")
 #: A float32 sum of integers is exact in any order while no partial sum can reach this.
 FLOAT32_EXACT = 1 << 24
 ACTIVATION_MAX = 127
+#: Largest |int8|: no input or weight is larger.
+INPUT_MAX = 128
+#: Width of the hidden layers that back ends are tested on; a model may have others.
+HIDDEN = 256
 #: Head weights are split as 128 * high + low, two int8 halves.
 HEAD_SPLIT = 7
 #: Head sums are in units of 2**-15 (activations 1/16, weights 2**-11); outputs in 1/256.
@@ -120,52 +125,94 @@ def _kernels():
     return kernels
 
 
-_single_lock = threading.Lock()
-_single_users = 0
-_threads_before = 1
+class _Settings:
+    """Settings of torch that hold for the whole process: one thread an operation, float32 products in full float32."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self.threads = 1
+        self._precisions: list[str] = []
+
+    def acquire(self) -> None:
+        """Set them. Overlapping uses share them; the last one restores what was set before the first."""
+        with self._lock:
+            if self._users == 0:
+                self.threads = torch.get_num_threads()
+                self._precisions = _set_precisions(None)
+            self._users += 1
+            torch.set_num_threads(1)
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.set_num_threads(self.threads)
+                _set_precisions(self._precisions)
+
+
+def _set_precisions(values: list[str] | None) -> list[str]:
+    """Set the precisions of float32 products on CUDA and the CPU, None being the full one; returns those before."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9 has one for both
+        before = [torch.get_float32_matmul_precision()]
+        torch.set_float32_matmul_precision(values[0] if values else "highest")
+        return before
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [product.fp32_precision for product in products]
+    for product, value in zip(products, values or ["ieee", "ieee"], strict=True):
+        product.fp32_precision = value
+    return before
+
+
+_settings = _Settings()
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[int]:
-    """torch operations run on the calling thread only, in all threads; yields the number of threads set before.
+def exact_arithmetic(device_type: str) -> Iterator[int]:
+    """Products are computed as a back end says, whatever the caller has set: no autocast, no TF32; and on one thread.
 
-    Torch has one setting for the process, so overlapping uses share it and the last one restores it.
+    Yields the number of threads set before. All settings are restored in the end.
     """
-    global _single_users, _threads_before
-    with _single_lock:
-        if _single_users == 0:
-            _threads_before = torch.get_num_threads()
-        _single_users += 1
-        torch.set_num_threads(1)
+    _settings.acquire()
     try:
-        yield _threads_before
+        with torch.autocast(device_type, enabled=False):
+            yield _settings.threads
     finally:
-        with _single_lock:
-            _single_users -= 1
-            if _single_users == 0:
-                torch.set_num_threads(_threads_before)
+        _settings.release()
 
 
-def float32_exact(expert: Expert, input_max: int = 127) -> bool:
+def float32_exact(expert: Expert) -> bool:
     """Whether float32 sums are exact for all layers: max over rows of sum |w| * max |x| < 2**24."""
-    rows = [int(layer.weight.to(torch.int64).abs().sum(1).max()) * input_max for layer in expert.layers]
-    rows.append(int(expert.halves.to(torch.int64).abs().sum(1).max()) * ACTIVATION_MAX)
-    return max(rows) < FLOAT32_EXACT
+    rows = [int(layer.weight.to(torch.int64).abs().sum(1).max()) for layer in expert.layers]
+    rows.append(int(expert.halves.to(torch.int64).abs().sum(1).max()))
+    return max(rows) * INPUT_MAX < FLOAT32_EXACT
 
 
-def self_test(backend: Backend, sizes: tuple[tuple[int, int], ...] = ((96, 256), (176, 256), (256, 256), (256, 32))):
+def _layer_sizes() -> tuple[tuple[int, int], ...]:
+    """(inputs, outputs) of the layers that a back end is tested on: all first layers, a hidden one and a head."""
+    inputs = {expert_layout(expert).inputs for expert in range(EXPERTS)}
+    return (*((n, HIDDEN) for n in sorted(inputs)), (HIDDEN, HIDDEN), (HIDDEN, 32))
+
+
+def self_test(backend: Backend, sizes: tuple[tuple[int, int], ...] | None = None) -> None:
     """Compare the product with int64 arithmetic on worst cases; raises BackendError on one unit's difference.
 
     The cases hold the largest sums of either sign (where int8 kernels without VNNI saturate) and random numbers.
+    ``sizes``: (inputs, outputs) of the layers; by default those of the network.
     """
+    with exact_arithmetic(backend.device.type):
+        _self_test(backend, sizes or _layer_sizes())
+
+
+def _self_test(backend: Backend, sizes: tuple[tuple[int, int], ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     for inputs, outputs in sizes:
         for rows in (1, 64, 257):
-            x = torch.randint(-127, 128, (rows, inputs), generator=generator, dtype=torch.int8)
-            w = torch.randint(-127, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
-            x[0] = 127
-            x[-1] = torch.where(torch.arange(inputs) % 2 == 0, 127, -127).to(torch.int8)
-            w[0], w[1], w[2] = 127, -127, x[-1]
+            x = torch.randint(-128, 128, (rows, inputs), generator=generator, dtype=torch.int8)
+            w = torch.randint(-128, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
+            x[0], x[rows // 2] = 127, -128
+            x[-1] = torch.where(torch.arange(inputs) % 2 == 0, 127, -128).to(torch.int8)
+            w[0], w[1], w[2] = 127, -128, x[-1]
             want = x.to(torch.int64) @ w.to(torch.int64).t()
             try:
                 got = backend.matmul(x.to(backend.device), w.to(backend.device)).cpu().to(torch.int64)
@@ -194,7 +241,6 @@ def backend(device: str = "auto", product: str = "auto", numba: bool | None = No
         raise BackendError(f"unknown device: {device}") from error
     if where.type not in ("cpu", "cuda"):
         raise BackendError(f"unsupported device: {device}; use auto, cpu or cuda")
-    torch.backends.cuda.matmul.allow_tf32 = False
     use_numba = where.type == "cpu" if numba is None else numba
     if product != "auto":
         if product not in PRODUCTS:

@@ -82,11 +82,17 @@ class Decoder:
 
     def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
         self._segments = list(segments)
-        self._coder = _coder(self._segments.pop(0))
+        self._coder: constriction.stream.stack.AnsCoder | None = _coder(self._segments.pop(0))
         self._count = 0
 
     def pop(self, rows: np.ndarray) -> np.ndarray:
         """Symbols int32 [n] under float32 [n, 16] rows of frequencies less one."""
+        if len(rows) == 0:
+            return np.empty(0, np.int32)
+        if self._coder is None:
+            if not self._segments:
+                raise FormatError("damaged: a stream is missing")
+            self._coder = _coder(self._segments.pop(0))
         return self._coder.decode(_FAMILY, rows)
 
     def end_batch(self, symbols: int) -> None:
@@ -95,10 +101,10 @@ class Decoder:
         if self._count >= SEGMENT_SYMBOLS:
             self._check_empty()
             self._count = 0
-            self._coder = _coder(self._segments.pop(0) if self._segments else np.zeros(0, np.uint32))
+            self._coder = None  # the next segment, if another symbol is to come
 
     def _check_empty(self) -> None:
-        if not self._coder.is_empty():
+        if self._coder is not None and not self._coder.is_empty():
             raise FormatError("damaged: the coded data does not end where the image does")
 
     def finish(self) -> None:

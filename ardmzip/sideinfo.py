@@ -1,7 +1,7 @@
 """Global side information: 22 statistics of the whole image, one byte each, that tell the network what it looks at.
 
 The encoder measures and quantises them, the file carries the bytes, and the network reads the bytes; so they may be
-computed in floating point, in any way, without touching exactness. DESIGN: without them the network loses 1 %.
+computed in floating point, in any way, without touching exactness.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Integer tables of the codec: logarithms, exponentials, logistic CDF.
 
 They are built once, here, in floating point when a model is exported, and travel inside the model file as integers.
-Coding only ever looks them up, so no ``libm`` call can influence a frequency (DESIGN: exact integers from pixel to
-frequency table).
+Coding only ever looks them up, so no ``libm`` call can influence a frequency.
 
 Units: pixel quantities are in 1/64 of a grey level; scales are in octaves (log2 of grey levels).
 """
@@ -32,6 +31,17 @@ LOGISTIC_STEPS, LOGISTIC_RANGE = 128, 16
 LOGISTIC_BITS, WEIGHT_BITS = 16, 14
 #: Mixture weights: 2**-x in 1/64 octave steps over 16 octaves.
 EXP_STEPS, EXP_RANGE = 64, 16
+
+#: Every table's type, length and range: what ``build`` gives, and what keeps the sums of kernels.py within int32.
+LIMITS = {
+    "class_of": (np.uint8, 8192, 0, CLASSES - 1),
+    "compand": (np.int8, CLASSES * DIFFERENCES, 0, 127),
+    "class_scale": (np.int32, CLASSES, 0, 2**14),
+    "inv_mantissa": (np.int32, (SCALE_MAX - SCALE_MIN) * SCALE_STEPS, 0, 2**15 - 1),
+    "inv_shift": (np.int32, (SCALE_MAX - SCALE_MIN) * SCALE_STEPS, 0, 31),
+    "logistic": (np.int32, 2 * LOGISTIC_RANGE * LOGISTIC_STEPS, 0, 2**LOGISTIC_BITS),
+    "exp2": (np.int32, EXP_RANGE * EXP_STEPS, 1, 2**16),
+}
 
 
 def class_scale(cls: np.ndarray) -> np.ndarray:

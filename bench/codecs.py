@@ -131,7 +131,7 @@ def _ardmzip(model: str, steps: int | None, device: str) -> Codec:
         LABELS["ardmzip"],
         f"ardmzip {ardmzip.__version__}, model {loaded.name} ({loaded.id.hex()})",
         partial(compress, model=model, steps=steps, device=device, verify=False),
-        lambda data: np.asarray(decompress(data, device=device)),
+        lambda data: np.asarray(decompress(data, model=model, device=device)),
     )
 
 
@@ -150,7 +150,7 @@ def network_calls(data: bytes) -> int:
     """How many network calls a ``.ardm`` file takes to decode."""
     from ardmzip.container import unpack
 
-    return len(unpack(data).call_starts)
+    return unpack(data).network_calls
 
 
 def warm_up(codec: Codec) -> float:

@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
             for name, command in {
                 "compress": ["compress", "-q", *options, str(image), "-o", str(packed)],
                 "compress --no-verify": ["compress", "-qf", "--no-verify", *options, str(image), "-o", str(packed)],
-                "decompress": ["decompress", "-q", str(packed), "-o", str(restored)],
+                "decompress": ["decompress", "-q", *options, str(packed), "-o", str(restored)],
             }.items():
                 print(f"ardmzip {name} ...", file=sys.stderr)
                 runs[name] = measured(CLI + command)

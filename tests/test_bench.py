@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ardmzip import model
 from bench import bench, cifar, codecs, images, measure, memory, report
 
 
@@ -42,6 +43,16 @@ def test_jpeg_xl_keeps_its_bytes_on_any_number_of_threads(name):
     pixels = picture(300, 300)
     adapter(name)
     assert codecs.make(name, threads=1).encode(pixels) == codecs.make(name, threads=2).encode(pixels)
+
+
+def test_ardmzip_with_a_model_file(tmp_path, photo):
+    """A model that is not installed serves both ways."""
+    tensors = {**photo.tensors, "expert.0.0.bias": photo.tensors["expert.0.0.bias"] + 1}
+    path = tmp_path / "other.safetensors"
+    model.save(path, "other", tensors, photo.loss, photo.side_mean, photo.side_std, {})
+    codec, pixels = codecs.make("ardmzip", model=str(path)), picture()
+    assert codecs.same_pixels(codec.decode(codec.encode(pixels)), pixels)
+    assert codecs.network_calls(codec.encode(np.ascontiguousarray(pixels[:, :1]))) < 54
 
 
 def test_jpeg_xl_efforts_differ():

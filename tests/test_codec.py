@@ -11,7 +11,7 @@ from PIL import Image
 import ardmzip
 from ardmzip import codec, mixture, network, rans, schedule, sideinfo
 from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, BackendError, FormatError, ModelError
+from ardmzip.errors import ArdmError, BackendError, FormatError, ImageError, ModelError, OptionError
 from ardmzip.model import Model, model_id
 from ardmzip.order import LatticeOrder
 
@@ -259,6 +259,12 @@ def test_frequencies_cost_what_the_stream_holds(picture, photo, cpu):
     assert 0 <= 32 * len(coder.encoder.finish()[0]) - sum(bits) - 24 <= 65
 
 
+def test_too_many_pixels(photo, cpu):
+    planes = np.broadcast_to(np.uint8(0), (1, 2**15, 2**15 + 1))  # takes no memory
+    with pytest.raises(ImageError, match="over the limit of 1073741824 pixels"):
+        codec.encode(planes, photo, cpu)
+
+
 def test_progress(picture, photo, cpu):
     encoding, decoding = [], []
     container = codec.encode(picture, photo, cpu, progress=encoding.append)
@@ -282,8 +288,26 @@ def test_library(picture):
     np.testing.assert_array_equal(np.asarray(gray), pixels[:, :, 0])
 
 
+def test_packing_belongs_to_encoding(picture, monkeypatch):
+    """Half of the progress is reported once the bytes are there, so that encoding times include all of it."""
+    fractions, before = [], []
+
+    def noted(container):
+        before.extend(fractions)
+        return pack(container)
+
+    monkeypatch.setattr("ardmzip.api.pack", noted)
+    ardmzip.compress(picture[0], progress=fractions.append)
+    assert before
+    assert max(before) < 0.5
+    assert fractions[len(before)] == 0.5
+
+
 def test_library_errors(picture, encoded, monkeypatch):
     pixels = picture[0]
+    for steps in (0, -1):
+        with pytest.raises(OptionError, match=f"steps must be at least 1, not {steps}"):
+            ardmzip.compress(pixels, steps=steps)
     with pytest.raises(ModelError, match="unknown model"):
         ardmzip.compress(pixels, model="nonesuch")
     with pytest.raises(ModelError, match="01020304, which is not installed"):

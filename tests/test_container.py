@@ -1,4 +1,5 @@
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,10 +123,19 @@ def test_full_schedule_is_left_out():
     assert unpack(spelled_out).calls == tuple(range(9))
 
 
+def test_network_calls_are_those_that_code_something():
+    column = Container(1, 4, 1, (0, 0), bytes(4), b"", None, (np.zeros(1, np.uint32),), 0)
+    sizes = column.order.sizes()
+    assert 0 in sizes
+    assert column.network_calls == np.count_nonzero(sizes) < len(column.call_starts)
+    assert replace(column, calls=(0,)).network_calls == 1
+
+
 def test_single_pixel_has_no_schedule():
     pixel = Container(1, 1, 3, (0, 0), bytes(4), b"", (), (np.zeros(1, np.uint32),), 0)
     assert unpack(pack(pixel)).calls is None
     assert unpack(pack(pixel)).call_starts == ()
+    assert pixel.network_calls == 0
     for chunk in (b"\x82\x00", b"\x82\x01\x01"):
         with pytest.raises(FormatError, match="schedule"):
             unpack(raw_file(chunk + STREAM, size=b"\x01\x01"))

@@ -159,6 +159,15 @@ def test_damaged_pixels_of_a_png():
         read_image(io.BytesIO(bytes(data)))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_truncated_image_that_is_not_loaded(kind):
+    with (
+        Image.open(io.BytesIO(saved(Image.fromarray(RGB), kind).getvalue()[:-40])) as image,
+        pytest.raises(ImageError),
+    ):
+        to_planes(image)
+
+
 def test_too_large(monkeypatch):
     file = saved(Image.fromarray(RGB), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

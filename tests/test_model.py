@@ -9,15 +9,26 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ardmzip import codec, model, network
+from ardmzip import codec, container, features, model, network, tables
 from ardmzip.errors import FormatError, ModelError
 
-SMALL = {
-    "table.class_of": np.arange(5, dtype=np.uint8),
-    "expert.0.0.weight": np.arange(-6, 6, dtype=np.int8).reshape(3, 4),
-    "expert.0.0.bias": np.array([1, -(2**30), 3], np.int32),
-    "expert.0.head.weight": np.arange(6, dtype=np.int16).reshape(2, 3),
-}
+
+def small_tensors() -> dict[str, np.ndarray]:
+    """The smallest model: three hidden units an expert, one mixture component."""
+    tensors = {f"table.{name}": table for name, table in tables.build().items()}
+    for e in range(features.EXPERTS):
+        inputs = features.expert_layout(e).inputs
+        tensors |= {
+            f"expert.{e}.0.weight": (np.arange(3 * inputs) % 255 - 127).astype(np.int8).reshape(3, inputs),
+            f"expert.{e}.0.bias": np.array([1, -(2**30), 3], np.int32),
+            f"expert.{e}.0.shift": np.array([0, 31, 9], np.int32),
+            f"expert.{e}.head.weight": np.array([[-16384, 16383, 0]] * 3, np.int16),
+            f"expert.{e}.head.bias": np.arange(3, dtype=np.int32),
+        }
+    return tensors
+
+
+SMALL = small_tensors()
 LOSS = {3: np.triu(np.ones((9, 9))), 1: np.zeros((3, 3))}
 CARD = {"data": ["a", "b"], "note": "für alle"}
 
@@ -38,7 +49,7 @@ def test_save_and_load(tmp_path):
     identity = save(path)
     loaded = model.load(path)
     assert loaded.id == identity == model.model_id(SMALL)
-    assert len(identity) == model.ID_BYTES
+    assert len(identity) == container.MODEL_ID_BYTES
     assert loaded.name == "small"
     assert loaded.card == CARD
     assert set(loaded.tensors) == set(SMALL)
@@ -48,7 +59,7 @@ def test_save_and_load(tmp_path):
     assert set(loaded.loss) == {1, 3}
     np.testing.assert_array_equal(loaded.loss[3], LOSS[3].astype(np.float32))
     np.testing.assert_array_equal(loaded.side_mean, np.arange(22.0))
-    assert list(loaded.tables) == ["class_of"]
+    assert set(loaded.tables) == set(tables.LIMITS)
     assert path.stat().st_mode & 0o777 == 0o644
     assert model.load(str(path)).id == identity
 
@@ -149,7 +160,7 @@ def test_truncated(tmp_path):
     path = tmp_path / "x.safetensors"
     save(path)
     content = path.read_bytes()
-    for length in range(0, len(content), 7):
+    for length in [*range(0, 3000, 7), *range(3000, len(content), 997)]:
         short = tmp_path / f"{length}.safetensors"
         short.write_bytes(content[:length])
         with pytest.raises(ModelError):
@@ -177,6 +188,82 @@ def test_one_flipped_bit(small_file, data):
     except ModelError:
         return
     assert model.model_id(loaded.tensors) == model.model_id(SMALL) == loaded.id
+
+
+def edited(name: str, change) -> dict[str, np.ndarray]:
+    return {**SMALL, name: change(SMALL[name])}
+
+
+def with_first(value: int):
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+INVALID = {
+    "no tensors": ({}, "tensor table.class_of is missing"),
+    "no bias": ({k: v for k, v in SMALL.items() if k != "expert.17.0.bias"}, "expert.17.0.bias is missing"),
+    "no expert": ({k: v for k, v in SMALL.items() if not k.startswith("expert.4.")}, "expert.4.0.weight is missing"),
+    "gap": ({**SMALL, "expert.0.2.weight": np.zeros((3, 3), np.int8)}, "unknown tensor expert.0.2.weight"),
+    "inputs": (edited("expert.3.0.weight", lambda w: w[:, :-1]), r"expert.3.0.weight is int8 \(3, "),
+    "chain": (edited("expert.3.head.weight", lambda w: w[:, :-1]), r"expert.3.head.weight is int16 \(3, 2\)"),
+    "bias": (edited("expert.3.0.bias", lambda b: b[:-1]), r"expert.3.0.bias is int32 \(2,\)"),
+    "dtype": (edited("expert.3.0.weight", lambda w: w.astype(np.int16)), "expert.3.0.weight is int16"),
+    "dimensions": (edited("expert.3.0.weight", np.ravel), "expert.3.0.weight is int8"),
+    "empty": (edited("expert.3.0.weight", lambda w: w[:0]), "expert.3.0.weight is int8"),
+    "weight": (edited("expert.3.0.weight", with_first(-128)), "out of its range of -127 to 127"),
+    "head": (edited("expert.3.head.weight", with_first(16384)), "out of its range of -16384 to 16383"),
+    "shift": (edited("expert.3.0.shift", with_first(32)), "out of its range of 0 to 31"),
+    "sum": (edited("expert.3.0.bias", with_first(-(2**31))), "sums of expert.3.0 leave 32 bits"),
+    "head sum": (edited("expert.3.head.bias", with_first(2**31 - 2**21)), "sums of expert.3.head leave 32 bits"),
+    "outputs": ({**edited("expert.3.head.weight", lambda w: w[:2]), "expert.3.head.bias": np.zeros(2, np.int32)},
+                "expert 3 has 2 outputs"),
+    "falling": (edited("table.logistic", lambda t: t[::-1].copy()), "table.logistic falls"),
+    "table": (edited("table.exp2", lambda t: t[:-1]), r"table.exp2 is int32 \(1023,\)"),
+}  # fmt: skip
+for _name, (_, _, _low, _high) in tables.LIMITS.items():
+    if _name != "class_of" and _name != "compand":
+        INVALID[f"{_name} low"] = edited(f"table.{_name}", with_first(_low - 1)), f"table.{_name} has values out of"
+    if _name != "compand":
+        INVALID[f"{_name} high"] = edited(f"table.{_name}", with_first(_high + 1)), f"table.{_name} has values out of"
+
+
+@pytest.mark.parametrize("name", list(INVALID))
+def test_invalid_models(tmp_path, name):
+    """Their ids are right, so only their contents tell."""
+    tensors, message = INVALID[name]
+    save(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ModelError, match=f"not a valid model: .*{message}") as caught:
+        model.load(tmp_path / "x.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_invalid_statistics(tmp_path):
+    path, mean, std = tmp_path / "x.safetensors", np.zeros(22), np.ones(22)
+    for loss, mean_, std_ in [
+        ({**LOSS, 3: np.ones((9, 8))}, mean, std),
+        ({**LOSS, 3: np.ones((6, 6))}, mean, std),
+        ({**LOSS, 1: np.full((3, 3), np.nan)}, mean, std),
+        (LOSS, mean[1:], std),
+        (LOSS, mean, np.zeros(22)),
+        (LOSS, mean + np.inf, std),
+    ]:
+        model.save(path, "x", SMALL, loss, mean_, std_, CARD)
+        with pytest.raises(ModelError, match="not a valid model: its"):
+            model.load(path)
+
+
+def test_table_limits():
+    built = tables.build()
+    assert list(built) == list(tables.LIMITS)
+    for name, (kind, length, low, high) in tables.LIMITS.items():
+        assert built[name].dtype == kind
+        assert built[name].shape == (length,)
+        assert low <= built[name].min()
+        assert built[name].max() <= high
 
 
 def test_a_damaged_model_does_not_hide_the_others(folder, photo):
@@ -219,7 +306,7 @@ def test_a_renamed_model_decodes(folder, photo, cpu):
     again = model.save(folder / "other.safetensors", "other", photo.tensors, LOSS, photo.side_mean, photo.side_std, {})
     assert again == photo.id
     planes = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
-    container = codec.encode(planes, model.load("other"), cpu)
-    np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)
+    coded = codec.encode(planes, model.load("other"), cpu)
+    np.testing.assert_array_equal(codec.decode(coded, photo, cpu), planes)
     with pytest.raises(FormatError):
-        codec.decode(replace(container, pixel_crc=container.pixel_crc ^ 1), photo, cpu)
+        codec.decode(replace(coded, pixel_crc=coded.pixel_crc ^ 1), photo, cpu)

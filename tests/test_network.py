@@ -109,10 +109,10 @@ def test_float32_bound(photo):
         weight, zero = torch.full((8, inputs), 127, dtype=torch.int8), torch.zeros(8, dtype=torch.int32)
         return Expert((Layer(weight, zero, zero),), torch.zeros(16, 8, dtype=torch.int8), zero)
 
-    assert 1040 * 127 * 127 < 2**24 <= 1041 * 127 * 127
-    assert network.float32_exact(one_layer(1040))
-    assert not network.float32_exact(one_layer(1041))
-    wide_head = replace(one_layer(8), halves=torch.full((16, 1041), -127, dtype=torch.int8))
+    assert 1032 * 128 * 127 < 2**24 <= 1033 * 128 * 127
+    assert network.float32_exact(one_layer(1032))
+    assert not network.float32_exact(one_layer(1033))
+    wide_head = replace(one_layer(8), halves=torch.full((16, 1033), -127, dtype=torch.int8))
     assert not network.float32_exact(wide_head)
     assert all(map(network.float32_exact, photo.on(CPU)[0]))
 
@@ -147,6 +147,45 @@ class Crashing(Backend):
 def test_wrong_back_ends_are_refused(kind):
     with pytest.raises(BackendError, match=r"self-test|does not work"):
         network.self_test(kind(CPU, "float64", True), ((96, 64),))
+
+
+class LargestOnly(Backend):
+    """Wrong where both factors are -128 throughout."""
+
+    def matmul(self, x, w):
+        product = super().matmul(x, w)
+        return torch.where(product == 128 * 128 * x.shape[1], product - 1, product)
+
+
+def test_the_self_test_reaches_the_ends():
+    with pytest.raises(BackendError, match="self-test"):
+        network.self_test(LargestOnly(CPU, "float64", True))
+
+
+def test_tested_sizes(photo):
+    """The self-test covers the layers of the shipped model."""
+    shapes = {layer.weight.shape[::-1] for expert in photo.on(CPU)[0] for layer in expert.layers}
+    assert shapes <= set(network._layer_sizes())
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_settings_are_restored(precision):
+    threads = torch.get_num_threads()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        network.self_test(Backend(CPU, "float32", True), ((96, 64),))
+        with torch.autocast("cpu"), network.exact_arithmetic("cpu") as outer, network.exact_arithmetic("cpu") as inner:
+            assert outer == inner == threads
+            assert torch.get_num_threads() == 1
+            assert set(network._set_precisions(None)) <= {"ieee", "highest"}  # the second before torch 2.9
+            x = torch.ones(2, 2)
+            assert (x @ x).dtype == torch.float32  # no autocast
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision != "highest")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

@@ -113,6 +113,9 @@ def test_segments(check_codec, data, limit):
         assert len(words) == max(1, segments + (count > 0))
         with pytest.raises(FormatError, match="damaged"):
             pop((*words, np.array([1], np.uint32)), data.frequencies)
+        if len(words) > 1:
+            with pytest.raises(FormatError, match="a stream is missing"):
+                pop(words[:-1], data.frequencies)
 
 
 def test_long_batches_are_pushed_in_parts(monkeypatch, check_codec):

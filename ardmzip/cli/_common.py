@@ -119,15 +119,8 @@ def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
         "width": c.width,
         "height": c.height,
         "channels": c.channels,
-        "calls": network_calls(c),
+        "calls": c.network_calls,
     }
-
-
-def network_calls(c: Container) -> int:
-    """The calls that code at least one sub-pixel."""
-    starts, sizes = c.call_starts, c.order.sizes()
-    ends = (*starts[1:], len(sizes))
-    return sum(bool(sizes[start:end].any()) for start, end in zip(starts, ends, strict=True))
 
 
 def kind(channels: int) -> str:

@@ -55,7 +55,7 @@ def describe_file(label: str, data: bytes) -> dict[str, Any]:
         "model_id": c.model_id.hex(),
         "phase": list(c.phase),
         "levels": c.order.levels,
-        "calls": common.network_calls(c),
+        "calls": c.network_calls,
         "header_bytes": len(data) - stream - len(c.side_info),
         "side_info_bytes": len(c.side_info),
         "stream_bytes": stream,

@@ -101,7 +101,7 @@ def augment(crop: np.ndarray, rng: np.random.Generator, config: AugmentConfig = 
         chain = [chain[i] for i in rng.permutation(len(chain))]
     if not chain:
         return np.ascontiguousarray(crop)
-    planes = to_planes(crop)
+    planes = to_float(crop)
     for op in chain:
         planes = op(planes, rng, config)
         if rng.random() < config.round_between:
@@ -112,7 +112,7 @@ def augment(crop: np.ndarray, rng: np.random.Generator, config: AugmentConfig = 
 # --- conversions and helpers ---------------------------------------------------------------------------------------
 
 
-def to_planes(image: np.ndarray) -> Planes:
+def to_float(image: np.ndarray) -> Planes:
     """``uint8[H, W, 3]`` to ``float32[3, H, W]``."""
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
 
@@ -370,7 +370,7 @@ def jpeg(planes: Planes, rng: np.random.Generator, config: AugmentConfig = DEFAU
     file = io.BytesIO()
     Image.fromarray(to_image(shifted)).save(file, "JPEG", quality=quality, subsampling=subsampling)
     with Image.open(file) as decoded:
-        return to_planes(np.asarray(decoded)[y:, x:])
+        return to_float(np.asarray(decoded)[y:, x:])
 
 
 def up(planes: Planes, rng: np.random.Generator, config: AugmentConfig = DEFAULT) -> Planes:
@@ -396,7 +396,7 @@ def down(planes: Planes, rng: np.random.Generator, config: AugmentConfig = DEFAU
 def _resize(
     planes: Planes, size: tuple[int, int], resample: Image.Resampling, box: tuple[float, float, float, float]
 ) -> Planes:
-    return to_planes(np.asarray(Image.fromarray(to_image(planes)).resize(size, resample, box)))
+    return to_float(np.asarray(Image.fromarray(to_image(planes)).resize(size, resample, box)))
 
 
 Op = Callable[[Planes, np.random.Generator, AugmentConfig], Planes]

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ardmzip import features, kernels, sideinfo, tables
+from ardmzip.image import to_planes
 from ardmzip.training.augment import augment, random_crop
 from ardmzip.training.images import SHEETS, load_images
 
@@ -18,7 +19,7 @@ CROP = 256
 #: Levels sampled for the coarse experts; their share falls by half per level (their pixels by a quarter).
 COARSE_LEVELS = 7
 COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
-LEVELS = COARSE_LEVELS + 1
+BANK_LEVELS = COARSE_LEVELS + 1
 PAD = features.RADIUS
 
 
@@ -46,7 +47,7 @@ class Crops(IterableDataset):
             image = images[rng.choice(len(images), p=weights)]
             crop = augment(np.ascontiguousarray(random_crop(image, CROP, rng)), rng)
             crop = random_crop(crop, CROP, rng)
-            planes = np.ascontiguousarray(crop.transpose(2, 0, 1)[[1, 0, 2]])
+            planes = to_planes(crop)
             yield planes, sideinfo.measure(planes)
 
 
@@ -69,24 +70,24 @@ class Samples:
 
 
 class Bank:
-    """Level arrays of many crops in one flat int16 buffer. Some slots are gray: R and B unknown."""
+    """Level arrays of many crops in one flat int16 buffer. The first ``gray`` slots are gray: R and B unknown."""
 
-    def __init__(self, slots: int, gray_share: float, mean: np.ndarray, std: np.ndarray, crop: int = CROP):
-        self.sizes = [(crop >> level) + 2 * PAD for level in range(LEVELS)]
+    def __init__(self, slots: int, gray: int, mean: np.ndarray, std: np.ndarray, crop: int = CROP):
+        self.sizes = [(crop >> level) + 2 * PAD for level in range(BANK_LEVELS)]
         self.offsets = np.cumsum([0] + [s * s * 3 for s in self.sizes])
-        self.slots, self.gray = slots, max(1, round(slots * gray_share))
+        self.slots, self.gray = slots, gray
         self.q = np.full(slots * self.offsets[-1], features.UNKNOWN, np.int16)
-        self.shape = np.zeros((slots, LEVELS, 2), np.int64)
+        self.shape = np.zeros((slots, BANK_LEVELS, 2), np.int64)
         self.side = np.zeros((slots, features.SIDE + 1), np.int8)
         self.mean, self.std = mean, std
         self.filled = 0
         self.tables = tables.build()
 
-    def put(self, slot: int, planes: np.ndarray, stats: np.ndarray, rng: np.random.Generator) -> None:
-        """Replace a crop. A tenth of them carry no side information, as tiny images do."""
+    def put(self, slot: int, planes: np.ndarray, stats: np.ndarray, with_side: bool = True) -> None:
+        """Replace a crop. Without ``with_side`` it carries no side information, as tiny images do."""
         gray = slot < self.gray
         self.side[slot] = sideinfo.inputs(None)
-        if rng.random() >= 0.1:
+        if with_side:
             if gray:
                 stats = sideinfo.measure(planes[:1])
             self.side[slot] = sideinfo.inputs(sideinfo.quantise(stats, self.mean, self.std))
@@ -115,7 +116,7 @@ class Bank:
         group = expert // (features.KINDS * features.CHANNELS)
         slots = rng.integers(0 if lay.channel == 0 else self.gray, self.filled, n)
         share = COARSE_SHARE / COARSE_SHARE.sum()
-        level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, LEVELS), n, p=share)
+        level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, BANK_LEVELS), n, p=share)
         if level_only is not None:
             level = np.full(n, level_only, np.int64)
         oy, ox = ((1, 1), (0, 1), (1, 0))[lay.kind]

@@ -13,7 +13,7 @@ from ardmzip import codec, features, model, network, sideinfo, tables
 from ardmzip.container import pack
 from ardmzip.image import to_planes
 from ardmzip.training import net as nets
-from ardmzip.training.data import LEVELS, Bank
+from ardmzip.training.data import BANK_LEVELS, Bank
 from ardmzip.training.images import SHEETS, read_rgb
 from ardmzip.training.net import Network, code_length
 from ardmzip.training.train import Run, data_split, validate, validation_bank
@@ -49,11 +49,11 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
     """loss[t][r]: mean bits of a sub-pixel of atom r when only the atoms before t are known; float32 [T, T], t <= r.
 
     Measured on the same pixels for all t of an atom, with the quantised network. Atoms are in coding order over
-    LEVELS levels.
+    BANK_LEVELS levels.
     """
     atoms = [
         (level, kind, channel)
-        for level in reversed(range(LEVELS))
+        for level in reversed(range(BANK_LEVELS))
         for kind in range(KINDS)
         for channel in range(channels)
     ]
@@ -72,13 +72,15 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
     for r in reversed(range(len(atoms) - period)):
         column = loss[: r + 1, r]
         column[:] = np.where(np.isnan(column), loss[period : period + r + 1, period + r], column)
+    # knowing more cannot cost bits: where it seems to, that is noise of the sample, and the schedule must not chase it
+    for t in reversed(range(len(atoms) - 1)):
+        loss[t, t + 1 :] = np.maximum(loss[t, t + 1 :], loss[t + 1, t + 1 :])
     return loss
 
 
 def gray_bank(bank: Bank) -> Bank:
     """The same crops as gray images."""
-    copy = Bank(bank.slots, 0.0, bank.mean, bank.std)
-    copy.gray = bank.slots
+    copy = Bank(bank.slots, bank.slots, bank.mean, bank.std)
     for slot in range(bank.slots):
         h, w = bank.shape[slot, 0]
         size = bank.sizes[0]
@@ -86,7 +88,7 @@ def gray_bank(bank: Bank) -> Bank:
         array = bank.q[start : start + size * size * 3].reshape(size, size, 3)
         inner = array[features.RADIUS : features.RADIUS + h, features.RADIUS : features.RADIUS + w]
         planes = np.ascontiguousarray(inner.transpose(2, 0, 1)).astype(np.uint8)
-        copy.put(slot, planes, sideinfo.measure(planes[:1]), np.random.default_rng(7))
+        copy.put(slot, planes, sideinfo.measure(planes[:1]))
     return copy
 
 
@@ -113,8 +115,12 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[
     bank = validation_bank(held_out, run.mean, run.std)
     parameters = sum(p.numel() for p in run.average.parameters())
     card: dict[str, Any] = {
-        "data": {"folders": [Path(d).name for d in config.data], "validation_images": len(held_out)},
-        "recipe": {k: v for k, v in asdict(config).items() if k not in ("data", "name")},
+        "data": {
+            "about": config.about,
+            "folders": [Path(d).name for d in config.data],
+            "validation_images": len(held_out),
+        },
+        "recipe": {k: v for k, v in asdict(config).items() if k not in ("data", "name", "about")},
         "parameters": parameters,
         "training": {"minutes": round(run.seconds / 60, 1), "steps": run.step, "samples": run.samples},
         "validation": {
@@ -128,3 +134,10 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[
     card["validation"]["files"] = file_size(path, held_out[:images])
     model.save(path, config.name, tensors, loss, run.mean, run.std, card)
     return card
+
+
+def add_to_card(path: Path, **entries: Any) -> None:
+    """Add entries, such as measured results, to the card of a model file; the model's id does not change."""
+    loaded = model.load(path)
+    card = loaded.card | entries
+    model.save(path, loaded.name, loaded.tensors, loaded.loss, loaded.side_mean, loaded.side_std, card)

@@ -19,6 +19,7 @@ import torch
 
 from ardmzip import features, sideinfo
 from ardmzip.errors import ArdmError
+from ardmzip.image import to_planes
 from ardmzip.training.augment import random_crop
 from ardmzip.training.data import CROP, Bank, crop_stream, load_sources
 from ardmzip.training.images import list_images, split
@@ -36,6 +37,8 @@ class TrainConfig:
 
     name: str
     data: list[str]
+    #: What the data is and under which licences, for the model card.
+    about: str = ""
     #: Trunk layers: 3 x 256 is what 2 CPU cores evaluate in about a second per megapixel.
     hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     #: Mixture components.
@@ -52,6 +55,8 @@ class TrainConfig:
     masked: float = 0.1
     #: Share of the bank's crops that are gray images.
     gray: float = 0.08
+    #: Share of the crops without side information: small images carry none.
+    bare: float = 0.1
     slots: int = 800
     #: One fresh crop for so many samples: each crop gives about a twentieth of its sub-pixels.
     samples_per_crop: int = 8000
@@ -75,11 +80,10 @@ def validation_bank(paths: list[Path], mean: np.ndarray, std: np.ndarray) -> Ban
     rng = np.random.default_rng(0)
     images, _ = load_sources(paths)
     crops = [random_crop(image, CROP, rng) for image in images for _ in range(4 if min(image.shape[:2]) >= CROP else 1)]
-    bank = Bank(len(crops), 0.0, mean, std)
-    bank.gray = 0
+    bank = Bank(len(crops), 0, mean, std)
     for slot, crop in enumerate(crops):
-        planes = np.ascontiguousarray(crop.transpose(2, 0, 1)[[1, 0, 2]])
-        bank.put(slot, planes, sideinfo.measure(planes), np.random.default_rng(7))
+        planes = to_planes(crop)
+        bank.put(slot, planes, sideinfo.measure(planes))
     return bank
 
 
@@ -186,9 +190,9 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
     if run.step == 0:
         stats = np.stack([s for _, s in first])
         run.mean, run.std = stats.mean(0), stats.std(0) + 1e-3
-    bank = Bank(config.slots, config.gray, run.mean, run.std)
+    bank = Bank(config.slots, round(config.slots * config.gray), run.mean, run.std)
     for slot in range(config.slots):
-        bank.put(slot, *first[slot], rng)
+        bank.put(slot, *first[slot], with_side=rng.random() >= config.bare)
     validation = validation_bank(held_out, run.mean, run.std)
     # experts are independent, so each thread trains whole experts: no waiting inside an operation
     threads = config.threads or torch.get_num_threads()
@@ -230,7 +234,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
             torch._foreach_lerp_(list(run.average.parameters()), list(run.net.parameters()), weight)
         while pending >= config.samples_per_crop:
             pending -= config.samples_per_crop
-            bank.put(int(rng.integers(config.slots)), *next(stream), rng)
+            bank.put(int(rng.integers(config.slots)), *next(stream), with_side=rng.random() >= config.bare)
 
         now = time.monotonic()
         run.seconds += min(now - mark, 5.0)  # a suspended process does not use up its budget

@@ -49,7 +49,7 @@ def test_augment_leaves_some_crops_alone():
 @pytest.mark.parametrize("name", list(aug.OPS))
 @pytest.mark.parametrize("size", [(128, 160), (65, 97)])
 def test_every_op(name, size):
-    planes = aug.to_planes(picture(*size))
+    planes = aug.to_float(picture(*size))
     before = planes.copy()
     op = aug.OPS[name]
     changed = 0
@@ -72,7 +72,7 @@ def test_every_op(name, size):
 @pytest.mark.parametrize("kind", ["linear", "cubic"])
 def test_cosited_chroma_keeps_its_sites(kind, phase, matrix):
     image = picture(65, 96)
-    result = aug.to_image(aug.subsample_chroma(aug.to_planes(image), phase=phase, kind=kind, matrix=matrix))
+    result = aug.to_image(aug.subsample_chroma(aug.to_float(image), phase=phase, kind=kind, matrix=matrix))
     kept = slice(phase[0], None, 2), slice(phase[1], None, 2)
     np.testing.assert_array_equal(result[kept], image[kept])
     assert (result != image).any()
@@ -80,7 +80,7 @@ def test_cosited_chroma_keeps_its_sites(kind, phase, matrix):
 
 @pytest.mark.parametrize("axes", [(-2, -1), (-1,), (-2,)])
 def test_linear_chroma_lies_between_kept_sites_and_luma_stays(axes):
-    planes = aug.to_planes(picture())
+    planes = aug.to_float(picture())
     result = aug.subsample_chroma(planes, axes=axes)
     to_ycc = np.linalg.inv(aug.BT601)
     old, new = (np.tensordot(to_ycc, p.astype(np.float64), 1) for p in (planes, result))
@@ -91,7 +91,7 @@ def test_linear_chroma_lies_between_kept_sites_and_luma_stays(axes):
 
 
 def test_rounded_chroma_is_integer_in_ycc():
-    result = aug.subsample_chroma(aug.to_planes(picture()), rounding=0.5, matrix=aug.PHOTO_CD)
+    result = aug.subsample_chroma(aug.to_float(picture()), rounding=0.5, matrix=aug.PHOTO_CD)
     ycc = np.tensordot(np.linalg.inv(aug.PHOTO_CD), result.astype(np.float64), 1)
     np.testing.assert_allclose(ycc, np.rint(ycc), atol=1e-3)
 
@@ -131,7 +131,7 @@ def test_tone_leaves_gaps_and_gray_is_gray():
         result = aug.tone(ramp, np.random.default_rng(seed))
         assert len(np.unique(result)) < 256
         np.testing.assert_array_equal(result, np.rint(result))
-    image = aug.to_image(aug.gray(aug.to_planes(picture()), np.random.default_rng(0)))
+    image = aug.to_image(aug.gray(aug.to_float(picture()), np.random.default_rng(0)))
     assert (image == image[:, :, :1]).all()
 
 

@@ -67,7 +67,7 @@ def bank(config, runs):
 def exported(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exports, "LEVELS", 3)  # losses of three levels instead of eight
+        patch.setattr(exports, "BANK_LEVELS", 3)  # losses of three levels instead of eight
         card = exports.export(runs[-1], path, samples=60, images=1)
     return path, card
 
