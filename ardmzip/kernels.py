@@ -15,9 +15,17 @@ import numpy as np
 from ardmzip import mixture, network, tables
 from ardmzip.features import LEVELS, SCALARS, Layout
 
-#: error_model: no test for division by zero in inner loops. fastmath stays off: floats follow IEEE, and nothing is
-#: contracted or reordered.
-_jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+def _jit(function):
+    """Compile on first use, and keep the machine code where numba finds a folder for it."""
+    # error_model: no test for division by zero in inner loops. fastmath stays off: floats follow IEEE, and nothing is
+    # contracted or reordered.
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor a home can be written: compile in every process
+        return numba.njit(**options)(function)
+
 
 # numba treats module globals as compile-time constants
 _UNIT = tables.UNIT

@@ -539,7 +539,7 @@ def test_schedule_prints_the_cut(tmp_path):
 def test_schedule_of_the_optimum_of_an_image_and_of_one_pixel(images):
     done = run("schedule", "--image", "gray.png", cwd=images)
     assert f"{WIDTH} x {HEIGHT} gray: 15 atoms" in done.stdout.decode()
-    assert "chosen, +0.00 %" in done.stdout.decode()
+    assert "this cut, +0.00 %" in done.stdout.decode()
     done = run("schedule", "--size", "1x1", cwd=images)
     assert done.returncode == 0
     assert "needs no network call" in done.stdout.decode()

@@ -151,7 +151,7 @@ def _totals(p: Problem, chosen: Schedule, optimum: Schedule) -> list[str]:
     return [
         f"network calls  {len(chosen.calls)}",
         f"expected       {bits:.4f} bits per sub-pixel",
-        f"optimum        {best:.4f} bits per sub-pixel with {len(optimum.calls)} calls (chosen{over})",
+        f"optimum        {best:.4f} bits per sub-pixel with {len(optimum.calls)} calls (this cut{over})",
     ]
 
 
