@@ -28,8 +28,6 @@ WIDTH, HEIGHT = 24, 16
 COMMANDS = ("compress", "decompress", "test", "info", "schedule", "train", "models")
 HEAVY = ("torch", "numba", "PIL", "rich", "matplotlib", "safetensors")
 
-needs_model = pytest.mark.skipif("photo" not in model.available(), reason="models/photo.safetensors is not there")
-
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -129,13 +127,11 @@ def test_light_commands_import_nothing_heavy(args, tmp_path):
     assert imported(args, tmp_path) == []
 
 
-@needs_model
 def test_info_and_schedule_import_nothing_heavy(packed):
     assert imported(["info", "rgb.ardm"], packed["folder"]) == []
     assert "torch" not in imported(["schedule"], packed["folder"])
 
 
-@needs_model
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the CPU time of child processes")
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["info", "rgb.ardm"]])
 def test_light_commands_take_less_than_half_a_second(args, packed):
@@ -153,7 +149,6 @@ def test_light_commands_take_less_than_half_a_second(args, packed):
 # Round trips
 
 
-@needs_model
 def test_compress_reports(packed):
     done = packed["done"]
     rgb, gray = map(json.loads, done.stdout.splitlines())
@@ -173,7 +168,6 @@ def test_compress_reports(packed):
     assert all(word in details for word in ("photo", f"{rgb['calls']} network calls", "encode", "verify"))
 
 
-@needs_model
 def test_decompress_beside_the_source(folder):
     (folder / "rgb.png").unlink()
     (folder / "gray.png").unlink()
@@ -184,7 +178,6 @@ def test_decompress_beside_the_source(folder):
     assert sorted(os.listdir(folder)) == ["gray.ardm", "gray.png", "rgb.ardm", "rgb.png"]
 
 
-@needs_model
 def test_decompress_to_another_format_with_json(folder):
     done = run("decompress", "rgb.ardm", "-o", "out.TIF", "--json", cwd=folder)
     assert done.returncode == 0
@@ -194,7 +187,6 @@ def test_decompress_to_another_format_with_json(folder):
     assert report["output_bytes"] == (folder / "out.TIF").stat().st_size
 
 
-@needs_model
 def test_output_folder_steps_and_no_verify(folder):
     (folder / "out").mkdir()
     done = run("compress", "rgb.png", "gray.png", "-o", "out", "--steps", "6", "--no-verify", "-v", cwd=folder)
@@ -210,7 +202,6 @@ def test_output_folder_steps_and_no_verify(folder):
     assert (pixels(folder / "rgb.png"), pixels(folder / "gray.png")) == (RGB, GRAY)
 
 
-@needs_model
 def test_stdin_and_stdout(folder, packed):
     data = run("compress", "-", cwd=folder, stdin=(folder / "rgb.png").read_bytes())
     assert data.stdout == packed["files"]["rgb.ardm"]
@@ -222,7 +213,6 @@ def test_stdin_and_stdout(folder, packed):
     assert listing(folder) == packed["files"]
 
 
-@needs_model
 def test_rm_removes_the_source_once_all_is_done(folder, packed):
     (folder / "rgb.ardm").unlink()
     done = run("compress", "--rm", "rgb.png", "gray.png", cwd=folder)
@@ -234,7 +224,6 @@ def test_rm_removes_the_source_once_all_is_done(folder, packed):
     assert sorted(os.listdir(folder)) == ["gray.png", "gray.webp", "rgb.ardm"]
 
 
-@needs_model
 def test_test_writes_nothing(folder):
     (folder / "bad.ardm").write_bytes(b"something else")
     before = listing(folder)
@@ -247,7 +236,6 @@ def test_test_writes_nothing(folder):
     assert listing(folder) == before
 
 
-@needs_model
 def test_goes_on_after_a_failure_and_mentions_lost_metadata(images):
     exif = Image.Exif()
     exif[0x010E] = "description"
@@ -281,7 +269,6 @@ def test_image_too_large_for_the_format():
 # Info
 
 
-@needs_model
 def test_info_adds_up(packed):
     done = run("info", "rgb.ardm", "gray.ardm", "--json", cwd=packed["folder"])
     rgb, gray = map(json.loads, done.stdout.splitlines())
@@ -296,7 +283,6 @@ def test_info_adds_up(packed):
     assert all(str(rgb[key]) in text for key in ("bytes", "model", "model_id", "calls", "stream_bytes", "pixel_crc32"))
 
 
-@needs_model
 def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
     c = unpack((folder / "rgb.ardm").read_bytes())
     (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
@@ -323,7 +309,6 @@ def with_checksum(body: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-@needs_model
 def test_damage_anywhere_is_one_line_and_no_output(folder, packed):
     good = packed["files"]["gray.ardm"]
     files = {"empty": b"", "long": good + b"\0"}
@@ -339,7 +324,6 @@ def test_damage_anywhere_is_one_line_and_no_output(folder, packed):
         assert listing(folder) == before
 
 
-@needs_model
 def test_files_that_are_well_formed_but_wrong(folder, packed):
     """Their checksums are right, so nothing but the decoder can notice."""
     good = packed["files"]["rgb.ardm"]
@@ -523,7 +507,6 @@ def test_interrupt(images):
 # Schedule, models, train
 
 
-@needs_model
 def test_schedule_prints_the_cut(tmp_path):
     done = run("schedule", "--steps", "9", "--size", "40x30", cwd=tmp_path)
     assert done.returncode == 0
@@ -535,7 +518,6 @@ def test_schedule_prints_the_cut(tmp_path):
     assert float(expected) >= float(optimum) > 0
 
 
-@needs_model
 def test_schedule_of_the_optimum_of_an_image_and_of_one_pixel(images):
     done = run("schedule", "--image", "gray.png", cwd=images)
     assert f"{WIDTH} x {HEIGHT} gray: 15 atoms" in done.stdout.decode()
@@ -545,7 +527,6 @@ def test_schedule_of_the_optimum_of_an_image_and_of_one_pixel(images):
     assert "needs no network call" in done.stdout.decode()
 
 
-@needs_model
 def test_schedule_plot(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib (extra bench) is not installed")
     args = ("schedule", "--gray", "--size", "20x20", "--plot", "cut.png")
@@ -557,7 +538,6 @@ def test_schedule_plot(tmp_path):
     assert os.listdir(tmp_path) == ["cut.png"]
 
 
-@needs_model
 def test_schedule_plot_without_matplotlib(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None\nfrom ardmzip.cli import main\n"
@@ -569,7 +549,6 @@ def test_schedule_plot_without_matplotlib(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@needs_model
 def test_models(tmp_path):
     done = run("models", "--json", cwd=tmp_path)
     found = {entry["name"]: entry for entry in map(json.loads, done.stdout.splitlines())}
