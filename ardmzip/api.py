@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ardmzip.learning import Gain
+
 DEFAULT_MODEL = "photo"
 
 
@@ -21,10 +23,13 @@ def compress(
     *,
     model: str | Path = DEFAULT_MODEL,
     steps: int | None = None,
+    learn: bool = True,
+    batches: int | None = None,
     device: str = "auto",
     backend: str = "auto",
     verify: bool = True,
     progress: Callable[[float], None] | None = None,
+    gains: list[Gain] | None = None,
 ) -> bytes:
     """Compress an image without loss.
 
@@ -32,14 +37,17 @@ def compress(
         image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
         model: name of an installed model, or path of a model file.
         steps: budget of network calls; None takes as many as give the smallest file.
+        learn: let the network's last layer learn from the image while coding it; False is faster, the file larger.
+        batches: budget of batches to learn from; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
         verify: decode the result and compare the pixels before returning it.
         progress: called with the fraction done, 0 to 1.
+        gains: a list that takes what learning brings, batch by batch; measuring it needs more time.
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
-    Raises ImageError for images it cannot store, OptionError unless ``steps`` is positive, ModelError, BackendError,
+    Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive, ModelError, BackendError,
     and ArdmError if verification fails.
 
     >>> import ardmzip, numpy
@@ -57,12 +65,14 @@ def compress(
 
     if steps is not None and steps < 1:
         raise OptionError(f"steps must be at least 1, not {steps}")
+    if batches is not None and batches < 1:
+        raise OptionError(f"batches must be at least 1, not {batches}")
     planes = images.to_planes(image)
     loaded, chosen = models.load(model), network.backend(device, backend)
     share = 0.5 if verify else 1.0
     # the walk is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    data = pack(codec.encode(planes, loaded, chosen, steps, report))
+    data = pack(codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=gains))
     if progress:
         progress(share)
     if verify:

@@ -8,8 +8,9 @@ differs, so the two cannot drift apart.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,15 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ardmzip import features, mixture, rans, sideinfo
+from ardmzip import features, kernels, learning, mixture, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.errors import BackendError, FormatError, ImageError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
+from ardmzip.learning import Head
 from ardmzip.model import Model
 from ardmzip.network import Backend, exact_arithmetic, float32_exact
 from ardmzip.order import Atom, LatticeOrder
-from ardmzip.schedule import best_schedule, loss_for_order
+from ardmzip.schedule import best_batches, best_schedule, loss_for_order
 
 Progress = Callable[[float], None]
 
@@ -61,8 +63,6 @@ class Distribution:
 
         def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
             if self.predictor.backend.numba:
-                from ardmzip import kernels
-
                 p, centre, cls = (tensor.numpy() for tensor in piece)
                 tables = self.predictor.table_arrays
                 kernels.intervals(p, centre, cls, values[part], tables, start[:, part], width[:, part])
@@ -81,8 +81,6 @@ class Distribution:
         def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
             known = np.empty(0, np.int32) if high is None else high[part]
             if self.predictor.backend.numba:
-                from ardmzip import kernels
-
                 p, centre, cls = (tensor.numpy() for tensor in piece)
                 kernels.rows(p, centre, cls, known, self.predictor.table_arrays, out[part])
             else:
@@ -100,21 +98,89 @@ class Distribution:
         self.predictor.each(work, [slice(a, b) for a, b in pairwise([0, *ends])], self.pieces)
 
 
+@dataclass
+class Activations:
+    """What the trunk says of n pixels: last hidden layer int8 [n, hidden], inputs int8 [n, inputs], mixture centre
+    int32 [n] and activity class uint8 [n]."""
+
+    hidden: np.ndarray
+    x: np.ndarray
+    centre: np.ndarray
+    cls: np.ndarray
+
+    def __getitem__(self, part: slice) -> Activations:
+        return Activations(self.hidden[part], self.x[part], self.centre[part], self.cls[part])
+
+
+class LearnedDistribution:
+    """Distributions of a batch as the learning head of its expert sees them now; same use as Distribution."""
+
+    def __init__(self, head: Head, activations: Activations, tables: dict[str, np.ndarray]) -> None:
+        self._head, self._activations, self._tables = head, activations, tables
+        self.inputs = np.empty((len(activations.hidden), head.weight.shape[1]), np.int16)
+        self._mixtures = self._mix(head.weight)
+
+    def _mix(self, weight: np.ndarray) -> np.ndarray:
+        n, outputs = len(self.inputs), len(weight)
+        mixtures = np.empty((n, 4, outputs // 3), np.int32)
+        a = self._activations
+        kernels.prepare(
+            a.hidden, a.x, a.centre, a.cls, weight, self._head.bias, self._tables, self.inputs,
+            np.empty((n, outputs), np.int32), mixtures,
+        )  # fmt: skip
+        return mixtures
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As Distribution.intervals."""
+        return self._intervals(self._mixtures, values)
+
+    def _intervals(self, mixtures: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start, width = np.empty((2, 2, len(values)), np.uint32)
+        kernels.mixture_intervals(mixtures, values, self._tables["logistic"], start, width)
+        return start, width
+
+    def gain(self, level: int, values: np.ndarray) -> learning.Gain:
+        """What learning has brought for this batch, measured with a second evaluation of the head."""
+        mixtures = self._mix(self._head.trained), self._mixtures
+        bits = (48.0 * len(values) - np.log2(self._intervals(mix, values)[1]).sum() for mix in mixtures)
+        return learning.Gain(level, self._head.seen, len(values), *bits)
+
+    def rows(self, high: np.ndarray | None) -> np.ndarray:
+        """As Distribution.rows."""
+        out = np.empty((len(self), 16), np.float32)
+        known = np.empty(0, np.int32) if high is None else high
+        kernels.mixture_rows(self._mixtures, known, self._tables["logistic"], out)
+        return out
+
+    def gradient(self, values: np.ndarray) -> np.ndarray:
+        """Gradient of the code length of values uint8 [n] by the outputs: int16 [n, outputs], in 1/1024 bit."""
+        g = np.empty((len(self), len(self._head.weight)), np.int16)
+        kernels.gradient(self._mixtures, self._activations.cls, values, self._tables["class_scale"], self._tables["logistic"], g)
+        return g
+
+    def learn(self, values: np.ndarray) -> None:
+        """Let the head learn from the batch."""
+        self._head.learn(self.inputs, self.gradient(values))
+
+
 class Coder(Protocol):
     """What the walk asks for values: see EncodingCoder and DecodingCoder."""
 
     def base(self, channels: int) -> np.ndarray:
         """The base pixel: uint8 [channels]."""
 
-    def batch(self, atom: Atom, first: int, distribution: Distribution) -> np.ndarray:
-        """Values uint8 [n] of the pixels ``first`` .. of an atom."""
+    def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
+        """Values uint8 [n] of pixels of an atom, given by their numbers in raster order, int64 [n]."""
 
 
 class EncodingCoder:
-    """Looks the values up in the image and notes their intervals."""
+    """Looks the values up in the image and notes their intervals; and the gains of learning, where they are asked for."""
 
-    def __init__(self, planes: np.ndarray, order: LatticeOrder) -> None:
-        self.planes, self.order = planes, order
+    def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
+        self.planes, self.order, self.gains = planes, order, gains
         self.encoder = rans.Encoder()
         self._atom: Atom | None = None
         self._values = np.empty(0, np.uint8)
@@ -127,16 +193,22 @@ class EncodingCoder:
         self.encoder.push(nibbles * np.uint32(width), np.full(2 * channels, width, np.uint32))
         return values
 
-    def batch(self, atom: Atom, first: int, distribution: Distribution) -> np.ndarray:
+    def values(self, atom: Atom) -> np.ndarray:
+        """All values of an atom, uint8 [n], in raster order."""
         if atom != self._atom:
             self._atom = atom
             py, px = (0, 0) if atom.level == 0 else self.order.phase
             step = 1 << atom.level
             level = self.planes[atom.channel, py::step, px::step]
             self._values = level[self.order.lattice(atom.level, atom.kind)].ravel()
-        values = self._values[first : first + len(distribution)]
+        return self._values
+
+    def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
+        values = self.values(atom)[pixels]
         start, width = distribution.intervals(values)
         self.encoder.push(start.ravel(), width.ravel())
+        if self.gains is not None and isinstance(distribution, LearnedDistribution):
+            self.gains.append(distribution.gain(atom.level, values))
         return values
 
 
@@ -151,7 +223,7 @@ class DecodingCoder:
         self.decoder.end_batch(2 * channels)
         return (nibbles[:channels] << 4 | nibbles[channels:]).astype(np.uint8)
 
-    def batch(self, atom: Atom, first: int, distribution: Distribution) -> np.ndarray:
+    def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
         high = self.decoder.pop(distribution.rows(None))
         low = self.decoder.pop(distribution.rows(high))
         self.decoder.end_batch(2 * len(high))
@@ -192,11 +264,11 @@ class Pyramid:
         # the coarser array is contained in this one
         self._arrays.pop(atom.level + 1, None)
 
-    def offsets(self, atom: Atom, first: int, last: int) -> tuple[np.ndarray, int]:
-        """Flat offsets int64 of the pixels ``first`` .. ``last`` of an atom in its level array, and its stride."""
+    def offsets(self, atom: Atom, pixels: np.ndarray) -> tuple[np.ndarray, int]:
+        """Flat offsets int64 [n] of pixels of an atom (numbers in raster order) in its level array, and its stride."""
         slices = self.order.lattice(atom.level, atom.kind)
         _, columns = self.order.lattice_shape(atom.level, atom.kind)
-        row, column = np.divmod(np.arange(first, last), columns)
+        row, column = np.divmod(pixels, columns)
         stride = self.order.level_shape(atom.level)[1] + 2 * RADIUS
         row = 2 * row + slices[0].start + RADIUS
         return (row * stride + 2 * column + slices[1].start + RADIUS) * CHANNELS, stride
@@ -255,6 +327,26 @@ class Predictor:
         parts = [at[first : first + size] for first in range(0, len(at), size)]
         return Distribution(self.each(evaluate, parts), self)
 
+    def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int) -> Activations:
+        """The trunk's part of ``distribution``, for a head that learns."""
+        index = features.expert_index(atom.level, atom.kind, atom.channel)
+        expert, layout = self.experts[index], features.expert_layout(index)
+        x, centre, cls = self._features(array, at, stride, layout, atom.level)
+        return Activations(*(t.cpu().numpy() for t in (self.backend.trunk(expert, x), x, centre, cls)))
+
+    def ahead(self, work: Callable[..., Any], rows: Iterable[Any]) -> Iterator[Any]:
+        """``work`` on each row, in order, computed on other threads while the caller is busy with earlier results."""
+        if self._pool is None:
+            yield from map(work, rows)
+            return
+        waiting: deque[Future[Any]] = deque()
+        for row in rows:
+            waiting.append(self._pool.submit(work, row))
+            if len(waiting) > self._threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
     def _features(
         self, array: Any, at: np.ndarray, stride: int, layout: features.Layout, level: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,8 +355,6 @@ class Predictor:
             where = torch.from_numpy(at).to(device)
             side = torch.from_numpy(self.side).to(device)
             return features.window_features(array, where, stride, layout, level, side, self.tables)
-        from ardmzip import kernels
-
         x = torch.empty(len(at), layout.inputs, dtype=torch.int8)
         centre, cls = torch.empty(len(at), dtype=torch.int32), torch.empty(len(at), dtype=torch.uint8)
         kernels.window_features(
@@ -278,28 +368,89 @@ class Predictor:
         return flat if self.backend.numba else torch.from_numpy(flat).to(self.backend.device)
 
 
-def walk(order: LatticeOrder, calls: tuple[int, ...], predictor: Predictor, coder: Coder,
-         progress: Progress | None = None) -> np.ndarray:  # fmt: skip
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+def _frozen_batches(atom: Atom, size: int, pyramid: Pyramid, predictor: Predictor, coder: Coder) -> Batches:
+    """Code an atom in raster order; yields (pixels, values)."""
+    array = predictor.array(pyramid.array(atom.level))
+    for first in range(0, size, BATCH):
+        pixels = np.arange(first, min(first + BATCH, size))
+        at, stride = pyramid.offsets(atom, pixels)
+        yield pixels, coder.batch(atom, pixels, predictor.distribution(atom, array, at, stride))
+
+
+def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
+    """Batches gathered to chunks of about ``size`` pixels: each the pixels at which its batches begin, and its end."""
+    chunks = [[0]]
+    for batch in batches:
+        if chunks[-1][-1] - chunks[-1][0] >= size:
+            chunks.append(chunks[-1][-1:])
+        chunks[-1].append(chunks[-1][-1] + batch)
+    return chunks
+
+
+def _learned_batches(
+    atom: Atom, size: int, chunks: list[list[int]], pyramid: Pyramid, predictor: Predictor, coder: Coder, head: Head
+) -> Batches:
+    """Code an atom in the order of learning.spread, with a head that learns from each batch; yields (pixels, values).
+
+    The trunk does not depend on the head, so other threads evaluate the next chunks of batches meanwhile.
+    """
+    array = predictor.array(pyramid.array(atom.level))
+    step = learning.spread(size)
+
+    def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
+        pixels = np.arange(ends[0], ends[-1]) * step % size
+        return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels))
+
+    for ends, (pixels, activations) in zip(chunks, predictor.ahead(evaluate, chunks), strict=True):
+        for start, end in pairwise(ends):
+            part = slice(start - ends[0], end - ends[0])
+            distribution = LearnedDistribution(head, activations[part], predictor.table_arrays)
+            values = coder.batch(atom, pixels[part], distribution)
+            distribution.learn(values)
+            yield pixels[part], values
+
+
+@dataclass
+class Plan:
+    """What both sides must agree on: the order, the first atoms of the network calls, and for heads that learn, what
+    they start from and where their batches end (learning.batches). Without heads, those of the network stay frozen."""
+
+    order: LatticeOrder
+    calls: tuple[int, ...]
+    heads: list[Head] | None = None
+    batch_ends: tuple[int, ...] | None = None
+
+
+def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None = None) -> np.ndarray:
     """Code an image, call by call; returns its planes uint8 [channels, height, width].
 
     All atoms of a call are predicted from what is known before the call; their values become known after it.
     """
+    order = plan.order
     pyramid = Pyramid(order, coder.base(order.channels))
     sizes = order.sizes()
     done, total = 0, max(1, int(sizes.sum()))
-    for start, end in pairwise((*calls, len(order.atoms))):
+    for start, end in pairwise((*plan.calls, len(order.atoms))):
         values: list[np.ndarray] = []
         for index in range(start, end):
             atom, size = order.atoms[index], int(sizes[index])
-            array = predictor.array(pyramid.array(atom.level))
-            decoded = [np.empty(0, np.uint8)]
-            for first in range(0, size, BATCH):
-                at, stride = pyramid.offsets(atom, first, min(first + BATCH, size))
-                decoded.append(coder.batch(atom, first, predictor.distribution(atom, array, at, stride)))
-                done += len(at)
-                if progress:
-                    progress(done / total)
-            values.append(np.concatenate(decoded))
+            decoded = np.empty(size, np.uint8)
+            if size:
+                if plan.heads:
+                    head = plan.heads[features.expert_index(atom.level, atom.kind, atom.channel)]
+                    ends = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
+                    batches = _learned_batches(atom, size, ends, pyramid, predictor, coder, head)
+                else:
+                    batches = _frozen_batches(atom, size, pyramid, predictor, coder)
+                for pixels, batch in batches:
+                    decoded[pixels] = batch
+                    done += len(batch)
+                    if progress:
+                        progress(done / total)
+            values.append(decoded)
         for index, value in zip(range(start, end), values, strict=True):
             if len(value):
                 pyramid.fill(order.atoms[index], value)
@@ -312,12 +463,15 @@ def pixel_checksum(planes: np.ndarray) -> int:
 
 
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
-           progress: Progress | None = None, chunk: int = CHUNK) -> Container:  # fmt: skip
+           progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
+           gains: list[learning.Gain] | None = None) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
     every atom is a call of its own, which no cut beats, as knowing more never costs bits. chunk: pixels the network
-    evaluates at a time; the file does not depend on it.
+    evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
+    how). batches: budget of batches that a head learns from; None: the rule of learning.batches. gains: takes what
+    learning brings, batch by batch; this needs more time.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
@@ -333,12 +487,15 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
-    coder = EncodingCoder(planes, order)
+    coder = EncodingCoder(planes, order, gains)
+    plan = Plan(order, calls, model.learning_heads() if learn else None)
+    if plan.heads and batches is not None and order.atoms:
+        plan.batch_ends = best_batches(int(order.sizes().max()), model.learning_gain, batches).ends
     with Predictor(model, backend, side, chunk) as predictor:
-        walk(order, calls, predictor, coder, progress)
+        walk(plan, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
-        side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
+        learning=plan.heads is not None, batch_ends=plan.batch_ends, side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
     )  # fmt: skip
 
@@ -352,9 +509,14 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         if len(container.side_info) != features.SIDE:
             raise FormatError(f"{len(container.side_info)} bytes of side information, the model needs {features.SIDE}")
         side = np.frombuffer(container.side_info, np.int8)
+    plan = Plan(order, container.call_starts, batch_ends=container.batch_ends)
+    if container.learning:
+        plan.heads = model.learning_heads()
+        if plan.heads is None:
+            raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
     coder = DecodingCoder(container.segments)
     with Predictor(model, backend, side, chunk) as predictor:
-        planes = walk(order, container.call_starts, predictor, coder, progress)
+        planes = walk(plan, predictor, coder, progress)
     coder.decoder.finish()
     if pixel_checksum(planes) != container.pixel_crc:
         raise FormatError("the decoded pixels do not match the file's checksum")

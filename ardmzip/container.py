@@ -21,11 +21,13 @@ MAX_PIXELS = 2**30
 MODEL_ID_BYTES = 4
 MAX_SIDE_INFO = 255
 
-_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X = 1, 2, 4
-_KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X
+_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
+_KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
-_END, _SIDE_INFO, _SCHEDULE, _STREAM = 0x00, 0x81, 0x82, 0x83
-_CHUNK_NAMES = {_SIDE_INFO: "side information", _SCHEDULE: "schedule", _STREAM: "stream"}
+_END, _SIDE_INFO, _SCHEDULE, _STREAM, _BATCHES = 0x00, 0x81, 0x82, 0x83, 0x87
+#: In the order in which they stand in a file.
+_CHUNK_NAMES = {_SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream"}
+_CHUNK_PLACES = {kind: place for place, kind in enumerate(_CHUNK_NAMES)}
 _VARINT_BYTES = 5
 _VARINT_LIMIT = 2**31
 _CRC_BYTES = 4
@@ -48,6 +50,10 @@ class Container:
     calls: tuple[int, ...] | None
     segments: tuple[np.ndarray, ...]
     pixel_crc: int
+    #: Whether the heads learn while coding.
+    learning: bool = False
+    #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of learning.batches.
+    batch_ends: tuple[int, ...] | None = None
 
     @property
     def order(self) -> LatticeOrder:
@@ -92,12 +98,15 @@ def pack(c: Container) -> bytes:
         (_FLAG_GRAY if c.channels == 1 else 0)
         | (_FLAG_PHASE_Y if c.phase[0] else 0)
         | (_FLAG_PHASE_X if c.phase[1] else 0)
+        | (_FLAG_LEARNING if c.learning else 0)
     )
     parts = [MAGIC, bytes([VERSION, flags]), _varint(c.width), _varint(c.height), c.model_id]
     if c.side_info:
         parts += _chunk(_SIDE_INFO, c.side_info)
     if c.calls is not None and len(c.calls) < atoms:
         parts += _chunk(_SCHEDULE, _bitmask(c.calls, atoms))
+    if c.batch_ends is not None:
+        parts += _chunk(_BATCHES, b"".join(map(_varint, np.diff(c.batch_ends, prepend=0).tolist())))
     for words in c.segments:
         parts += _chunk(_STREAM, words.astype("<u4").tobytes())
     parts += [bytes([_END]), c.pixel_crc.to_bytes(_CRC_BYTES, "little")]
@@ -133,7 +142,8 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
     if reader.left():
         raise FormatError(f"{reader.left()} stray bytes after the end marker")
 
-    side_info, calls, segments = b"", None, []
+    side_info, calls, batch_ends, segments = b"", None, None, []
+    learning = bool(flags & _FLAG_LEARNING)
     for kind, payload in chunks:
         if kind == _SIDE_INFO:
             if not 1 <= len(payload) <= MAX_SIDE_INFO:
@@ -141,13 +151,17 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
             side_info = bytes(payload)
         elif kind == _SCHEDULE:
             calls = _calls(payload, atoms)
+        elif kind == _BATCHES:
+            if not learning:
+                raise FormatError("batches of a learning head in a file without one")
+            batch_ends = _batch_ends(_Reader(payload))
         else:
             if len(payload) % 4:
                 raise FormatError(f"a stream of {len(payload)} bytes is not made of 32-bit words")
             segments.append(np.frombuffer(payload, dtype="<u4").astype(np.uint32))  # aligned, unlike the payload
     if not segments:
         raise FormatError("the file holds no stream")
-    return Container(width, height, channels, phase, model_id, side_info, calls, tuple(segments), pixel_crc)
+    return Container(width, height, channels, phase, model_id, side_info, calls, tuple(segments), pixel_crc, learning, batch_ends)
 
 
 def _check_envelope(view: memoryview) -> None:
@@ -176,7 +190,7 @@ def _read_chunks(reader: _Reader) -> list[tuple[int, memoryview]]:
             if kind & _CRITICAL:
                 raise FormatError(f"unknown critical chunk 0x{kind:02x}: the file needs a newer ardmzip")
             continue
-        if kind < last or (kind == last and kind != _STREAM):
+        if chunks and (_CHUNK_PLACES[kind] < _CHUNK_PLACES[last] or (kind == last and kind != _STREAM)):
             problem = "repeated" if kind == last else f"after the {_CHUNK_NAMES[last]} chunk"
             raise FormatError(f"misplaced {_CHUNK_NAMES[kind]} chunk: {problem}")
         last = kind
@@ -255,6 +269,15 @@ def _calls(mask: memoryview, atoms: int) -> tuple[int, ...]:
     return tuple(np.flatnonzero(bits).tolist())
 
 
+def _batch_ends(reader: _Reader) -> tuple[int, ...]:
+    ends: list[int] = []
+    while reader.left():
+        ends.append(reader.size("batch") + (ends[-1] if ends else 0))
+    if not ends:
+        raise FormatError("an empty list of batches")
+    return tuple(ends)
+
+
 def _check_content(c: Container) -> int:
     """Refuse with ValueError what the format cannot hold; else the number of atoms."""
     if max(c.width, c.height) >= _VARINT_LIMIT:
@@ -268,6 +291,9 @@ def _check_content(c: Container) -> int:
         raise ValueError("calls must begin with atom 0 and rise")
     if c.calls and c.calls[-1] >= atoms:
         raise ValueError(f"a call begins at atom {c.calls[-1]}, but there are {atoms}")
+    if c.batch_ends is not None:
+        if not c.learning or not c.batch_ends or min(np.diff(c.batch_ends, prepend=0)) < 1:
+            raise ValueError("batches need a learning head, and their ends must rise")
     if not c.segments:
         raise ValueError("a file needs at least one stream")
     if any(words.dtype != np.uint32 or words.ndim != 1 for words in c.segments):

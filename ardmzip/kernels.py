@@ -12,7 +12,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ardmzip import mixture, network, tables
+from ardmzip import learning, mixture, network, tables
 from ardmzip.features import LEVELS, SCALARS, Layout
 
 
@@ -38,6 +38,8 @@ _WEIGHT_BITS = tables.WEIGHT_BITS
 _CLASS_UNKNOWN = tables.CLASS_UNKNOWN
 _DIFFERENCES = tables.DIFFERENCES
 _ONE = tables.INPUT_ONE
+_BIAS_INPUT, _DECAY, _EPSILON = learning.BIAS_INPUT, learning.DECAY, learning.EPSILON
+_GRADIENT_FLOOR, _MEAN_GRADIENT = learning.GRADIENT_FLOOR, learning.MEAN_GRADIENT
 
 
 @_jit
@@ -280,20 +282,43 @@ def _rescale(part, whole):
 
 
 @_jit
+def _pixel_intervals(weight, mean, mantissa, shift, value, logistic, x, c, z, start, width, i):
+    v = np.int32(value)
+    x[0], x[1], x[2], x[3] = v & ~15, v, v + 1, (v & ~15) + 16
+    _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
+    whole = np.int64(c[3] - c[0])
+    low, above = _rescale(np.int64(c[1] - c[0]), whole), _rescale(np.int64(c[2] - c[0]), whole)
+    start[0, i] = c[0]
+    width[0, i] = whole
+    start[1, i] = low + (v & 15)
+    width[1, i] = above - low + 1
+
+
+@_jit
+def _pixel_rows(weight, mean, mantissa, shift, high, logistic, x, c, z, row):
+    """Row of the high nibble where ``high`` is negative, else of the low nibble given ``high``."""
+    for s in range(17):
+        x[s] = 16 * s if high < 0 else 16 * high + s
+    _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
+    if high < 0:
+        for s in range(16):
+            row[s] = c[s + 1] - c[s] - 1
+    else:
+        whole = np.int64(c[16] - c[0])
+        before = np.int64(0)
+        for s in range(16):
+            after = _rescale(np.int64(c[s + 1] - c[0]), whole)
+            row[s] = after - before
+            before = after
+
+
+@_jit
 def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
     x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        v = np.int32(value[i])
-        x[0], x[1], x[2], x[3] = v & ~15, v, v + 1, (v & ~15) + 16
-        _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
-        whole = np.int64(c[3] - c[0])
-        low, above = _rescale(np.int64(c[1] - c[0]), whole), _rescale(np.int64(c[2] - c[0]), whole)
-        start[0, i] = c[0]
-        width[0, i] = whole
-        start[1, i] = low + (v & 15)
-        width[1, i] = above - low + 1
+        _pixel_intervals(weight, mean, mantissa, shift, value[i], logistic, x, c, z, start, width, i)
 
 
 @_jit
@@ -301,24 +326,10 @@ def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logi
     """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
     weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
     x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
-    for s in range(17):
-        x[s] = 16 * s
     for i in range(len(p)):
         _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        if len(high) == 0:
-            _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
-            for s in range(16):
-                rows[i, s] = c[s + 1] - c[s] - 1
-        else:
-            for s in range(17):
-                x[s] = 16 * high[i] + s
-            _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
-            whole = np.int64(c[16] - c[0])
-            before = np.int64(0)
-            for s in range(16):
-                after = _rescale(np.int64(c[s + 1] - c[0]), whole)
-                rows[i, s] = after - before
-                before = after
+        nibble = high[i] if len(high) > 0 else np.int32(-1)
+        _pixel_rows(weight, mean, mantissa, shift, nibble, logistic, x, c, z, rows[i])
 
 
 def intervals(p, centre, cls, value, tabs, start, width) -> None:
@@ -335,3 +346,155 @@ def rows(p, centre, cls, high, tabs, out) -> None:
         p, centre, cls, high, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
         tabs["logistic"], out,
     )  # fmt: skip
+
+
+# --- the learning head (learning.py) --------------------------------------------------------------------------------
+
+
+@_jit
+def _outputs(h, x, weight, bias, u, y):
+    """Head inputs ``u`` int16 [n, inputs] and outputs ``y`` int32 [n, outputs] of a batch: see learning.Head."""
+    hidden, skip = h.shape[1], weight.shape[1] - h.shape[1] - 1
+    for i in range(len(h)):
+        for f in range(hidden):
+            u[i, f] = h[i, f]
+        for f in range(skip):
+            u[i, hidden + f] = x[i, f]
+        u[i, hidden + skip] = _BIAS_INPUT
+        for o in range(len(weight)):
+            total = bias[o]
+            for f in range(weight.shape[1]):
+                total = np.int32(total + np.int32(np.int32(u[i, f]) * np.int32(weight[o, f])))
+            y[i, o] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
+
+
+@_jit
+def _mixtures(y, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
+    for i in range(len(y)):
+        m = mix[i]
+        _mixture(y[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, m[0], m[1], m[2], m[3])
+
+
+def prepare(h, x, centre, cls, weight, bias, tabs, u, y, mix) -> None:
+    """Inputs, outputs and mixtures of a batch: fills ``u`` int16 [n, inputs], ``y`` int32 [n, 3 K] and ``mix`` int32
+    [n, 4, K] (weights, means, mantissas and shifts of the components)."""
+    _outputs(h, x, weight, bias, u, y)
+    _mixtures(y, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"], mix)
+
+
+@_jit
+def mixture_intervals(mix, value, logistic, start, width):
+    """As ``intervals``, from the mixtures of ``prepare``."""
+    x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
+    for i in range(len(mix)):
+        _pixel_intervals(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], value[i], logistic, x, c, z, start, width, i)
+
+
+@_jit
+def mixture_rows(mix, high, logistic, out):
+    """As ``rows``, from the mixtures of ``prepare``."""
+    x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
+    for i in range(len(mix)):
+        nibble = high[i] if len(high) > 0 else np.int32(-1)
+        _pixel_rows(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], nibble, logistic, x, c, z, out[i])
+
+
+@_jit
+def gradient(mix, cls, value, class_scale, logistic, g):
+    """Gradient of the code length by the head's outputs: fills ``g`` int16 [n, 3 K] in units of 1/1024 bit per octave
+    (weights, scales) or class scale (means).
+
+    One rounded float64 operation after another on integers, so every machine gets the same (docs/FORMAT.md,
+    "Learning").
+    """
+    k_count = mix.shape[2]
+    below, above = np.empty((2, k_count), np.int64)
+    z_below, z_above = np.empty((2, k_count), np.int64)
+    for i in range(len(mix)):
+        v = np.int32(value[i])
+        total = np.int64(0)
+        for k in range(k_count):
+            m, u, s = mix[i, 1, k], mix[i, 2, k], mix[i, 3, k]
+            distance = np.int32(np.int32(_UNIT * v) - np.int32(_UNIT // 2) - m)
+            low = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
+            high = np.int32(np.int32((distance + np.int32(_UNIT)) * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
+            low = min(max(low, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
+            high = min(max(high, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
+            z_below[k], z_above[k] = low, high
+            below[k] = 0 if v == 0 else logistic[np.uint32(low)]
+            above[k] = 1 << 16 if v == 255 else logistic[np.uint32(high)]
+            total += mix[i, 0, k] * (above[k] - below[k])
+        inverse = 1.0 / np.float64(total + _GRADIENT_FLOOR)
+        for k in range(k_count):
+            w = np.int64(mix[i, 0, k])
+            share = w * (above[k] - below[k]) - ((w * total) >> np.int64(_WEIGHT_BITS))
+            slope_below = (below[k] * (65536 - below[k])) >> np.int64(16)
+            slope_above = (above[k] * (65536 - above[k])) >> np.int64(16)
+            ratio = np.int64(class_scale[cls[i]]) * np.int64(mix[i, 2, k]) >> np.int64(mix[i, 3, k])
+            by_mean = w * (slope_above - slope_below) * ratio
+            by_scale = w * ((2 * z_above[k] - 4095) * slope_above - (2 * z_below[k] - 4095) * slope_below)
+            _store(g, i, k, np.float64(-share) * inverse * 1024.0)
+            _store(g, i, k_count + k, np.float64(by_mean) * inverse * _MEAN_GRADIENT)
+            _store(g, i, 2 * k_count + k, np.float64(by_scale) * inverse * 4.0)
+
+
+@_jit
+def _store(g, i, j, value):
+    g[i, j] = np.int16(min(max(np.rint(value), -32767.0), 32767.0))
+
+
+@_jit
+def learn(u, g, basis, basis_t, mix, rate, settled, square, weight_exact, weight, gradient, partial):
+    """One step of learning.Head from a batch: see docs/FORMAT.md, "Learning"."""
+    n, inputs = u.shape
+    outputs, directions = square.shape
+    block = np.empty((outputs, inputs), np.int32)
+    gradient[:] = 0.0
+    for first in range(0, n, 256):  # 256 products of at most 2**22 stay in int32
+        block[:] = 0
+        for i in range(first, min(n, first + 256)):
+            for o in range(outputs):
+                c = np.int32(g[i, o])
+                for f in range(inputs):
+                    block[o, f] = np.int32(block[o, f] + np.int32(c * np.int32(u[i, f])))
+        for o in range(outputs):
+            for f in range(inputs):
+                gradient[o, f] += np.float64(block[o, f])
+    # exact: integers below 2**53
+    projected, step = partial[0], partial[1]
+    projected[:] = 0.0
+    for o in range(outputs):
+        for f in range(inputs):
+            c = gradient[o, f]
+            for d in range(directions):
+                projected[o, d] += c * basis_t[f, d]
+    _combine(mix, projected, step)
+    count = np.float64(n)
+    for o in range(outputs):
+        for d in range(directions):
+            z = step[o, d] / count
+            square[o, d] = _DECAY * square[o, d] + (1.0 - _DECAY) * (z * z)
+            step[o, d] = rate[d] * z / (np.sqrt(square[o, d] / settled) + _EPSILON)
+    _combine(mix, step, projected)
+    for o in range(outputs):
+        row = gradient[o]
+        row[:] = 0.0
+        for d in range(directions):
+            c = projected[o, d]
+            for f in range(inputs):
+                row[f] += c * basis[d, f]
+        for f in range(inputs):
+            w = min(max(weight_exact[o, f] - row[f], -32767.0), 32767.0)
+            weight_exact[o, f] = w
+            weight[o, f] = np.int16(np.rint(w))
+
+
+@_jit
+def _combine(matrix, rows, out):
+    """``out = matrix @ rows``, summed in ascending order of the rows."""
+    out[:] = 0.0
+    for p in range(len(matrix)):
+        for o in range(len(matrix)):
+            c = matrix[p, o]
+            for d in range(rows.shape[1]):
+                out[p, d] += c * rows[o, d]

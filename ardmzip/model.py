@@ -16,6 +16,7 @@ import numpy as np
 from ardmzip import tables
 from ardmzip.container import MODEL_ID_BYTES
 from ardmzip.errors import ModelError
+from ardmzip.learning import MIX_ONE, WEIGHT_MAX, Head, head_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,8 @@ class Model:
     loss: dict[int, np.ndarray]
     side_mean: np.ndarray
     side_std: np.ndarray
+    #: Learning curve: bits a sub-pixel that a head gains from as many pixels as schedule.learning_grid tells, float32.
+    learning_gain: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
     _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,6 +63,14 @@ class Model:
             tables = {k: torch.from_numpy(v).to(device) for k, v in self.tables.items()}
             self._on_device[key] = ([e.to(device) for e in _experts(self.tensors)], tables)
         return self._on_device[key]
+
+    def learning_heads(self) -> list[Head] | None:
+        """Fresh learning heads of all experts; None if the model does not tell how to learn."""
+        from ardmzip.features import EXPERTS
+
+        if "learning.0.basis" not in self.tensors:
+            return None
+        return [Head.start(self.tensors, e) for e in range(EXPERTS)]
 
 
 def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
@@ -106,6 +117,15 @@ def check(tensors: dict[str, np.ndarray]) -> None:
             raise ModelError(f"the sums of {name} leave 32 bits")
         return len(weight)
 
+    def take_learning(e: int, hidden: int, outputs: int) -> None:
+        inputs = head_inputs(hidden, e)
+        basis = take(f"learning.{e}.basis", np.int8, (None, inputs), -127, 127)
+        take(f"learning.{e}.mix", np.int32, (outputs, outputs), -MIX_ONE, MIX_ONE)
+        take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
+        bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
+        if inputs * _INPUT_MAX * WEIGHT_MAX + bias + _ROUNDING >= 2**31:
+            raise ModelError(f"the sums of learning head {e} leave 32 bits")
+
     for table, (kind, length, low, high) in tables.LIMITS.items():
         take(f"table.{table}", kind, (length,), low, high)
     if (np.diff(tensors["table.logistic"]) < 0).any():
@@ -119,6 +139,8 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         outputs = take_layer(f"expert.{e}.head", np.int16, width, -(2**14), 2**14 - 1)
         if outputs % 3 or outputs > 3 * _MAX_COMPONENTS:
             raise ModelError(f"expert {e} has {outputs} outputs")
+        if f"learning.{e}.basis" in tensors or "learning.0.basis" in tensors:
+            take_learning(e, width, outputs)
     if left:
         raise ModelError(f"unknown tensor {min(left)}")
 
@@ -147,7 +169,7 @@ def model_id(tensors: dict[str, np.ndarray]) -> bytes:
 
 
 def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, np.ndarray], side_mean: np.ndarray,
-         side_std: np.ndarray, card: dict) -> bytes:  # fmt: skip
+         side_std: np.ndarray, card: dict, learning_gain: np.ndarray | None = None) -> bytes:  # fmt: skip
     """Write a model file; returns its id."""
     from safetensors.numpy import save_file
 
@@ -155,6 +177,8 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
     everything = {f"int.{k}": np.ascontiguousarray(v) for k, v in tensors.items()}
     everything |= {f"loss.{channels}": table.astype(np.float32) for channels, table in loss.items()}
     everything |= {"side.mean": side_mean.astype(np.float64), "side.std": side_std.astype(np.float64)}
+    if learning_gain is not None:
+        everything["learning.gain"] = learning_gain.astype(np.float32)
     metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
     save_file(everything, path, metadata)
     _load.cache_clear()
@@ -237,7 +261,10 @@ def _load(path: Path) -> Model:
         check(tensors)
         check_statistics(loss, side_mean, side_std)
         card = json.loads(metadata["card"])
-        return Model(metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, side_mean, side_std)
+        gain = everything.get("learning.gain", np.zeros(2, np.float32))
+        if gain.ndim != 1 or len(gain) < 2 or not np.isfinite(gain).all():
+            raise ModelError("its learning curve is not valid")
+        return Model(metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, side_mean, side_std, gain)
     except ModelError as error:
         raise ModelError(f"{path}: not a valid model: {error}") from error
     except (KeyError, ValueError) as error:

@@ -18,6 +18,8 @@ from ardmzip.order import KINDS, LatticeOrder
 
 # Two cuts whose bits differ by less than this fraction are alike: sums of the same terms differ in their last digits.
 _TIE = 1e-12
+# Smallest batch for a learning head, as by its own rule (learning.py).
+_FINEST_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,43 @@ def best_schedule(sizes: np.ndarray, loss: np.ndarray, steps: int | None = None)
         end = int(last[s, end])
         calls.append(end)
     return Schedule(tuple(reversed(calls)), float(totals[fewest]))
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """Where the batches that a head learns from end, in pixels seen, and the expected gain in bits a sub-pixel."""
+
+    ends: tuple[int, ...]
+    gain: float
+
+
+def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
+    """The best cut of an atom of ``pixels`` pixels into at most ``steps`` batches for a learning head.
+
+    The same dynamic programme as for network calls: a pixel of a batch is coded by a head that has learned from the
+    pixels before the batch, and gains what was measured at that place of the learning curve, ``gain`` float [G], at
+    ``learning_grid(G)`` pixels. Batches may end where they would if they were a 32nd of what was seen before.
+
+    >>> curve = np.sqrt(learning_grid(20)) / 1000
+    >>> best_batches(10_000, curve, steps=1)
+    BatchSchedule(ends=(10000,), gain=0.0)
+    >>> best = best_batches(10_000, curve, steps=3)
+    >>> best.ends, round(best.gain, 4)
+    ((2048, 5740, 10000), 0.049)
+    """
+    ends = [0]
+    while ends[-1] < pixels:
+        ends.append(min(ends[-1] + max(_FINEST_BATCH, ends[-1] // 32), pixels))
+    starts = np.array(ends[:-1])
+    missed = gain.max() - np.interp(starts, learning_grid(len(gain)), gain)
+    cut = best_schedule(np.diff(ends), np.repeat(missed[:, None], len(starts), axis=1), steps)
+    chosen = tuple(ends[start] for start in cut.calls[1:])
+    return BatchSchedule((*chosen, pixels), float(gain.max()) - cut.bits / max(pixels, 1))
+
+
+def learning_grid(points: int) -> np.ndarray:
+    """Pixels seen at the points of a learning curve: 0, then from 64 on, doubling every second point. float64 [G]."""
+    return np.concatenate([[0.0], 64.0 * 2.0 ** (np.arange(points - 1) / 2)])
 
 
 def expected_bits(calls: Sequence[int], sizes: np.ndarray, loss: np.ndarray) -> float:

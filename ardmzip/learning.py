@@ -1,0 +1,150 @@
+"""The head learns while coding (docs/FORMAT.md, "Learning"): exact state, the same in encoder and decoder.
+
+The last layer of every expert starts as trained and takes a step after each batch of pixels, from the gradient of the
+batch's code length. Its inputs are the last hidden layer, the network's own inputs (with weights that start at zero)
+and a constant. Steps are taken in a *basis* that ships with the model: the directions in which the heads of training
+photographs differ from each other, scaled by how much they do, with the outputs decorrelated. In it a root-mean-square
+normalised gradient step is close to a natural one, so few batches are enough (docs/LEARNING.md has the measurements).
+
+Exactness: weights are int16, outputs and gradient sums exact integers, and the step is made of separately rounded
+float64 operations in a fixed order, always on the CPU (kernels.py): every back end, thread count and split gives the
+same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ardmzip import features
+
+#: Scalars that the head sees beside the taps: activities and references of the three planes.
+SKIP_SCALARS = 6
+#: The constant input, next to activations of 0..127.
+BIAS_INPUT = 16
+#: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
+#: batches learn faster while there is much to learn; large ones cost less time.
+MIN_BATCH, GROWTH, MAX_BATCH = 128, 128, 2048
+#: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
+LIMIT = 1 << 16
+#: Decay of the mean square by which steps are normalised.
+DECAY = 0.95
+#: Added to the root mean square of integers that are at least 1 unless they are all 0.
+EPSILON = 2.0**-20
+#: Rates fall as 1 / sqrt(1 + seen / SETTLING): late steps average instead of chasing noise.
+SETTLING = 8192
+#: Probability floor in 2**-30 (mixture.py has the same floor of 16 * 2**-24 in frequencies).
+GRADIENT_FLOOR = 1 << 10
+#: 8 / ln 2: from the slope by the mean to 1/1024 bit.
+MEAN_GRADIENT = 11.541560327111707
+#: Units of a model's arrays: correlation of outputs and rates of directions.
+MIX_ONE, RATE_ONE = 1 << 16, 1 << 24
+#: Integers of a weight: 15 bits and sign.
+WEIGHT_MAX = 32767
+
+
+def head_inputs(hidden: int, expert: int) -> int:
+    """Number of inputs of an expert's learning head: last hidden layer, skip inputs, constant."""
+    return hidden + skip_inputs(expert) + 1
+
+
+def skip_inputs(expert: int) -> int:
+    """How many of the network's inputs, from the first on, the learning head sees too."""
+    layout = features.expert_layout(expert)
+    return sum(layout.taps(plane) for plane in range(features.CHANNELS)) + SKIP_SCALARS
+
+
+def spread(n: int) -> int:
+    """The step of the order within an atom of ``n`` pixels: the i-th pixel is number ``i * spread(n) % n``.
+
+    About the golden ratio of n and prime to it, so any stretch of the order lies evenly in the atom.
+
+    >>> [i * spread(10) % 10 for i in range(10)]
+    [0, 7, 4, 1, 8, 5, 2, 9, 6, 3]
+    """
+    step = n * 40503 >> 16
+    while math.gcd(step, n) > 1:
+        step += 1
+    return max(step, 1)
+
+
+def batches(seen: int, n: int, ends: tuple[int, ...] | None = None) -> Iterator[int]:
+    """Sizes of the batches of an atom of ``n`` pixels, by a head that has learned from ``seen``.
+
+    ``ends``: rising counts of pixels seen at which a batch ends, instead of the rule of MIN_BATCH, GROWTH and
+    MAX_BATCH; after the last of them batches are as large as they may be.
+
+    >>> list(batches(0, 300)), list(batches(0, 300, (100, 280, 1000)))
+    ([128, 128, 44], [100, 180, 20])
+    """
+    done = 0
+    while done < n:
+        if ends is None:
+            size = min(max(MIN_BATCH, (seen + done) // GROWTH), MAX_BATCH)
+        else:
+            following = bisect_right(ends, seen + done)
+            size = ends[following] - seen - done if following < len(ends) else LIMIT
+        size = min(size, LIMIT, n - done)
+        yield size
+        done += size
+
+
+class Gain(NamedTuple):
+    """Ideal code length of one batch in bits, by the frozen and by the learning head."""
+
+    level: int
+    seen: int
+    pixels: int
+    frozen: float
+    learned: float
+
+
+@dataclass
+class Head:
+    """What one expert's head has learned: weights in float64 and as the int16 they are used as, and its steps."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    basis: np.ndarray
+    basis_t: np.ndarray
+    mix: np.ndarray
+    rate: np.ndarray
+
+    def __post_init__(self) -> None:
+        outputs, inputs = self.weight.shape
+        self.trained = self.weight.copy()
+        self.exact = self.weight.astype(np.float64)
+        self.square = np.zeros((outputs, len(self.basis)))
+        self.seen = 0
+        self._power = 1.0
+        self._gradient = np.empty((outputs, inputs))
+        self._partial = np.empty((2, outputs, len(self.basis)))
+
+    @classmethod
+    def start(cls, tensors: dict[str, np.ndarray], expert: int) -> Head:
+        """The untrained state of an expert, from a model's tensors."""
+        trained = tensors[f"expert.{expert}.head.weight"]
+        basis = tensors[f"learning.{expert}.basis"].astype(np.float64)
+        weight = np.zeros((len(trained), basis.shape[1]), np.int16)
+        weight[:, : trained.shape[1]] = trained
+        return cls(
+            weight, tensors[f"expert.{expert}.head.bias"], basis, np.ascontiguousarray(basis.T),
+            tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / RATE_ONE,
+        )  # fmt: skip
+
+    def learn(self, u: np.ndarray, gradient: np.ndarray) -> None:
+        """One step. u: inputs int16 [n, inputs]; gradient: of the outputs, int16 [n, outputs], in 1/1024 bit."""
+        from ardmzip import kernels
+
+        self._power *= DECAY
+        rate = self.rate / math.sqrt(1.0 + self.seen / SETTLING)
+        kernels.learn(
+            u, gradient, self.basis, self.basis_t, self.mix, rate, 1.0 - self._power, self.square, self.exact,
+            self.weight, self._gradient, self._partial,
+        )  # fmt: skip
+        self.seen += len(u)

@@ -1,0 +1,122 @@
+"""In which directions and how fast the heads of a model learn while coding: measured on augmented training crops.
+
+For every expert, with u the inputs of the learning head and g the gradient of the code length by its outputs:
+
+* C = E[u u'] and F = E[g g'] make the Fisher information of the head's weights about F (x) C: gradients are decorrelated
+  with C^-1/2 on one side and F^-1/2 (``mix``) on the other.
+* The mean gradient of a crop, decorrelated, is how far its own best head lies from the general one, plus noise of
+  variance 1 / pixels. The leading eigenvectors of its second moment over many crops are the directions in which images
+  differ: ``basis``. Its root, less the noise, says how far they differ: the square root of that scales ``rate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ardmzip import codec, features, learning, network, sideinfo
+from ardmzip.model import Model
+from ardmzip.order import LatticeOrder
+
+#: Directions kept: 64 lost a sixth of the gain, 400 gained nothing (docs/LEARNING.md).
+DIRECTIONS = 128
+#: Step of the leading direction, in octaves or class scales over decorrelated inputs.
+RATE = 2e-3
+#: Weight of the skip inputs beside the hidden layer, before decorrelation.
+SKIP_SCALE = 0.75
+#: Added to the eigenvalues of C, so that what hardly varies does not lead.
+DAMPING = 1e-2
+LEVELS = 3
+
+
+class Statistics:
+    """Sums over crops for one expert."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        self.inner = np.zeros((inputs, inputs))
+        self.outer = np.zeros((outputs, outputs))
+        self.gradients: list[np.ndarray] = []
+        self.noise: list[float] = []
+
+    def add(self, u: np.ndarray, g: np.ndarray) -> None:
+        """One crop: inputs float32 [n, inputs], gradients float32 [n, outputs] in bits."""
+        self.inner += u.T @ u / len(u)
+        self.outer += g.T @ g / len(g)
+        self.gradients.append(g.T @ u / len(u))
+        self.noise.append(1 / len(u))
+
+
+def scales(hidden: int, expert: int) -> np.ndarray:
+    """Value of one unit of each head input: float32 [inputs]."""
+    return np.concatenate(
+        [np.full(hidden, 1 / 16), np.full(learning.skip_inputs(expert), SKIP_SCALE / 32), [1 / 16]]
+    ).astype(np.float32)
+
+
+def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
+    """The head of an expert before its basis is known."""
+    outputs, hidden = tensors[f"expert.{expert}.head.weight"].shape
+    empty = {
+        f"learning.{expert}.basis": np.zeros((0, learning.head_inputs(hidden, expert)), np.int8),
+        f"learning.{expert}.mix": np.zeros((outputs, outputs), np.int32),
+        f"learning.{expert}.rate": np.zeros(0, np.int32),
+    }
+    return learning.Head.start(tensors | empty, expert)
+
+
+def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
+    """Statistics of all experts over crops (planes uint8 [3, height, width])."""
+    chosen = network.backend("cpu")
+    heads = [_untaught(model.tensors, e) for e in range(features.EXPERTS)]
+    sums = [Statistics(*head.weight.shape) for head in heads]
+    for planes in crops:
+        order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
+        side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
+        coder = codec.EncodingCoder(planes, order)
+        parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        pyramid = codec.Pyramid(order, coder.base(3))
+        with codec.Predictor(model, chosen, side) as predictor:
+            for atom, size in zip(order.atoms, order.sizes(), strict=True):
+                values = coder.values(atom)
+                if size and atom.level < LEVELS:
+                    expert = features.expert_index(atom.level, atom.kind, atom.channel)
+                    head = heads[expert]
+                    at, stride = pyramid.offsets(atom, np.arange(size))
+                    array = predictor.array(pyramid.array(atom.level))
+                    activations = predictor.activations(atom, array, at, stride)
+                    batch = codec.LearnedDistribution(head, activations, predictor.table_arrays)
+                    g = batch.gradient(values) / 1024
+                    u = batch.inputs * scales(head.weight.shape[1] - learning.skip_inputs(expert) - 1, expert)
+                    parts.setdefault(expert, []).append((u, g.astype(np.float32)))
+                if size:
+                    pyramid.fill(atom, values)
+        for expert, pieces in parts.items():
+            sums[expert].add(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+    return sums
+
+
+def tensors(model: Model, sums: list[Statistics]) -> dict[str, np.ndarray]:
+    """The model tensors ``learning.*`` of all experts."""
+    out: dict[str, np.ndarray] = {}
+    for expert, s in enumerate(sums):
+        crops = len(s.gradients)
+        values, vectors = np.linalg.eigh(s.inner / crops)
+        inner = (vectors * (np.maximum(values, 0) + DAMPING) ** -0.5) @ vectors.T
+        values, vectors = np.linalg.eigh(s.outer / crops)
+        outer = (vectors * np.maximum(values, 1e-3 * values.max()) ** -0.5) @ vectors.T
+        white = np.einsum("op,cpf,fk->cok", outer, np.stack(s.gradients), inner, optimize=True)
+        second = np.einsum("cof,cok->fk", white, white, optimize=True) / (crops * len(outer))
+        values, vectors = np.linalg.eigh(second)
+        values, vectors = values[::-1][:DIRECTIONS], vectors[:, ::-1][:, :DIRECTIONS]
+        spread = np.sqrt(np.maximum(values - np.mean(s.noise), 1e-6))
+
+        scale = scales(inner.shape[0] - learning.skip_inputs(expert) - 1, expert)
+        basis = (inner @ vectors * scale[:, None]).T
+        peak = np.abs(basis).max(1)
+        mix_peak = np.abs(outer).max()
+        rate = RATE * np.sqrt(spread / spread.max()) * (peak / 127) * mix_peak * 2.0**15
+        out[f"learning.{expert}.basis"] = np.rint(basis * (127 / peak[:, None])).astype(np.int8)
+        out[f"learning.{expert}.mix"] = np.rint(outer / mix_peak * learning.MIX_ONE).astype(np.int32)
+        out[f"learning.{expert}.rate"] = np.rint(rate * learning.RATE_ONE).astype(np.int32)
+    return out
