@@ -47,8 +47,8 @@ def compress(
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
-    Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive, ModelError, BackendError,
-    and ArdmError if verification fails.
+    Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive, ModelError,
+    BackendError, and ArdmError if verification fails.
 
     >>> import ardmzip, numpy
     >>> image = numpy.arange(300, dtype=numpy.uint8).reshape(10, 10, 3)

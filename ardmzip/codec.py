@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ardmzip import features, kernels, learning, mixture, rans, sideinfo
+from ardmzip import features, kernels, learning, mixture, network, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.errors import BackendError, FormatError, ImageError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
@@ -100,38 +100,34 @@ class Distribution:
 
 @dataclass
 class Activations:
-    """What the trunk says of n pixels: last hidden layer int8 [n, hidden], inputs int8 [n, inputs], mixture centre
-    int32 [n] and activity class uint8 [n]."""
+    """What the trunk says of n pixels: inputs of the learning head int8 [n, inputs] (learning.py), mixture centre int32
+    [n] and activity class uint8 [n]."""
 
-    hidden: np.ndarray
-    x: np.ndarray
+    inputs: Tensor
     centre: np.ndarray
     cls: np.ndarray
 
     def __getitem__(self, part: slice) -> Activations:
-        return Activations(self.hidden[part], self.x[part], self.centre[part], self.cls[part])
+        return Activations(self.inputs[part], self.centre[part], self.cls[part])
 
 
 class LearnedDistribution:
     """Distributions of a batch as the learning head of its expert sees them now; same use as Distribution."""
 
-    def __init__(self, head: Head, activations: Activations, tables: dict[str, np.ndarray]) -> None:
-        self._head, self._activations, self._tables = head, activations, tables
-        self.inputs = np.empty((len(activations.hidden), head.weight.shape[1]), np.int16)
+    def __init__(self, head: Head, activations: Activations, predictor: Predictor) -> None:
+        self._head, self._activations = head, activations
+        self._tables, self._backend = predictor.table_arrays, predictor.head_backend
         self._mixtures = self._mix(head.weight)
 
-    def _mix(self, weight: np.ndarray) -> np.ndarray:
-        n, outputs = len(self.inputs), len(weight)
-        mixtures = np.empty((n, 4, outputs // 3), np.int32)
-        a = self._activations
-        kernels.prepare(
-            a.hidden, a.x, a.centre, a.cls, weight, self._head.bias, self._tables, self.inputs,
-            np.empty((n, outputs), np.int32), mixtures,
-        )  # fmt: skip
+    def _mix(self, weight: Tensor) -> np.ndarray:
+        a, bias = self._activations, self._head.bias
+        mixtures = np.empty((len(self), 4, len(bias) // 3), np.int32)
+        sums = self._backend.matmul(a.inputs, weight)
+        kernels.mixtures(sums.numpy(), bias, a.centre, a.cls, self._tables, mixtures)
         return mixtures
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self._activations.inputs)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As Distribution.intervals."""
@@ -155,15 +151,17 @@ class LearnedDistribution:
         kernels.mixture_rows(self._mixtures, known, self._tables["logistic"], out)
         return out
 
-    def gradient(self, values: np.ndarray) -> np.ndarray:
-        """Gradient of the code length of values uint8 [n] by the outputs: int16 [n, outputs], in 1/1024 bit."""
-        g = np.empty((len(self), len(self._head.weight)), np.int16)
-        kernels.gradient(self._mixtures, self._activations.cls, values, self._tables["class_scale"], self._tables["logistic"], g)
-        return g
+    def gradient(self, values: np.ndarray) -> Tensor:
+        """Gradient of the code length of values uint8 [n] by the outputs, in 1/1024 bit: int8 [2 * padded, n], high and
+        low halves."""
+        halves = np.zeros((len(self._head.halves), len(self)), np.int8)
+        kernels.gradient(self._mixtures, self._activations.cls, values, self._tables, halves)
+        return torch.from_numpy(halves)
 
     def learn(self, values: np.ndarray) -> None:
         """Let the head learn from the batch."""
-        self._head.learn(self.inputs, self.gradient(values))
+        sums = self._backend.matmul(self.gradient(values), self._activations.inputs.t())
+        self._head.learn(sums, len(values))
 
 
 class Coder(Protocol):
@@ -177,7 +175,7 @@ class Coder(Protocol):
 
 
 class EncodingCoder:
-    """Looks the values up in the image and notes their intervals; and the gains of learning, where they are asked for."""
+    """Looks the values up in the image and notes their intervals; and what learning gains, if ``gains`` is a list."""
 
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
@@ -293,6 +291,8 @@ class Predictor:
         if backend.product == "float32" and not all(map(float32_exact, self.experts)):
             raise BackendError(f"the layers of model {model.name} are too wide for back end float32; use float64")
         self.table_arrays = model.tables
+        #: Learning heads are evaluated on the CPU, whatever the trunk runs on.
+        self.head_backend = backend if backend.device.type == "cpu" else network.backend("cpu")
         self.side = sideinfo.inputs(side)
         self._threads = 1
         self._pool: ThreadPoolExecutor | None = None
@@ -332,7 +332,12 @@ class Predictor:
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
         x, centre, cls = self._features(array, at, stride, layout, atom.level)
-        return Activations(*(t.cpu().numpy() for t in (self.backend.trunk(expert, x), x, centre, cls)))
+        hidden, skip = self.backend.trunk(expert, x), learning.skip_inputs(index)
+        inputs = hidden.new_zeros(len(at), learning.padded_inputs(hidden.shape[1], index))
+        inputs[:, : hidden.shape[1]] = hidden
+        inputs[:, hidden.shape[1] : hidden.shape[1] + skip] = x[:, :skip]
+        inputs[:, hidden.shape[1] + skip] = learning.BIAS_INPUT
+        return Activations(inputs.cpu(), centre.cpu().numpy(), cls.cpu().numpy())
 
     def ahead(self, work: Callable[..., Any], rows: Iterable[Any]) -> Iterator[Any]:
         """``work`` on each row, in order, computed on other threads while the caller is busy with earlier results."""
@@ -407,7 +412,7 @@ def _learned_batches(
     for ends, (pixels, activations) in zip(chunks, predictor.ahead(evaluate, chunks), strict=True):
         for start, end in pairwise(ends):
             part = slice(start - ends[0], end - ends[0])
-            distribution = LearnedDistribution(head, activations[part], predictor.table_arrays)
+            distribution = LearnedDistribution(head, activations[part], predictor)
             values = coder.batch(atom, pixels[part], distribution)
             distribution.learn(values)
             yield pixels[part], values
@@ -495,7 +500,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         walk(plan, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
-        learning=plan.heads is not None, batch_ends=plan.batch_ends, side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
+        side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
+        learning=plan.heads is not None, batch_ends=plan.batch_ends,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
     )  # fmt: skip
 

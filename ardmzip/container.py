@@ -161,7 +161,9 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
             segments.append(np.frombuffer(payload, dtype="<u4").astype(np.uint32))  # aligned, unlike the payload
     if not segments:
         raise FormatError("the file holds no stream")
-    return Container(width, height, channels, phase, model_id, side_info, calls, tuple(segments), pixel_crc, learning, batch_ends)
+    return Container(
+        width, height, channels, phase, model_id, side_info, calls, tuple(segments), pixel_crc, learning, batch_ends
+    )  # fmt: skip
 
 
 def _check_envelope(view: memoryview) -> None:
@@ -291,9 +293,9 @@ def _check_content(c: Container) -> int:
         raise ValueError("calls must begin with atom 0 and rise")
     if c.calls and c.calls[-1] >= atoms:
         raise ValueError(f"a call begins at atom {c.calls[-1]}, but there are {atoms}")
-    if c.batch_ends is not None:
-        if not c.learning or not c.batch_ends or min(np.diff(c.batch_ends, prepend=0)) < 1:
-            raise ValueError("batches need a learning head, and their ends must rise")
+    ends = c.batch_ends
+    if ends is not None and (not c.learning or not ends or min(np.diff(ends, prepend=0)) < 1):
+        raise ValueError("batches need a learning head, and their ends must rise")
     if not c.segments:
         raise ValueError("a file needs at least one stream")
     if any(words.dtype != np.uint32 or words.ndim != 1 for words in c.segments):

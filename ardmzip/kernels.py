@@ -38,7 +38,8 @@ _WEIGHT_BITS = tables.WEIGHT_BITS
 _CLASS_UNKNOWN = tables.CLASS_UNKNOWN
 _DIFFERENCES = tables.DIFFERENCES
 _ONE = tables.INPUT_ONE
-_BIAS_INPUT, _DECAY, _EPSILON = learning.BIAS_INPUT, learning.DECAY, learning.EPSILON
+_DECAY, _EPSILON = learning.DECAY, learning.EPSILON
+_HALVES_MAX, _WEIGHT_ONE, _STEP_MAX = float(learning.HALVES_MAX), float(learning.WEIGHT_ONE), float(learning.STEP_MAX)
 _GRADIENT_FLOOR, _MEAN_GRADIENT = learning.GRADIENT_FLOOR, learning.MEAN_GRADIENT
 
 
@@ -206,11 +207,16 @@ def requantise(acc, bias, shift, out):
 @_jit
 def join_halves(acc, bias, out):
     """Head sums of the high and the low weight halves, int32 [n, 2 * padded], -> outputs int32 [n, m] in 1/256."""
-    n, padded = len(acc), acc.shape[1] // 2
-    for i in range(n):
-        for j in range(out.shape[1]):
-            total = np.int32(np.int32(acc[i, j] << _HEAD_SPLIT) + acc[i, padded + j] + bias[j])
-            out[i, j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
+    for i in range(len(acc)):
+        _join(acc[i], bias, out[i])
+
+
+@_jit
+def _join(acc, bias, out):
+    padded = len(acc) // 2
+    for j in range(len(out)):
+        total = np.int32(np.int32(acc[j] << _HEAD_SPLIT) + acc[padded + j] + bias[j])
+        out[j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
 
 
 @_jit
@@ -352,39 +358,25 @@ def rows(p, centre, cls, high, tabs, out) -> None:
 
 
 @_jit
-def _outputs(h, x, weight, bias, u, y):
-    """Head inputs ``u`` int16 [n, inputs] and outputs ``y`` int32 [n, outputs] of a batch: see learning.Head."""
-    hidden, skip = h.shape[1], weight.shape[1] - h.shape[1] - 1
-    for i in range(len(h)):
-        for f in range(hidden):
-            u[i, f] = h[i, f]
-        for f in range(skip):
-            u[i, hidden + f] = x[i, f]
-        u[i, hidden + skip] = _BIAS_INPUT
-        for o in range(len(weight)):
-            total = bias[o]
-            for f in range(weight.shape[1]):
-                total = np.int32(total + np.int32(np.int32(u[i, f]) * np.int32(weight[o, f])))
-            y[i, o] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
-
-
-@_jit
-def _mixtures(y, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
-    for i in range(len(y)):
+def _mixtures(acc, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
+    y = np.empty((1, len(bias)), np.int32)
+    for i in range(len(acc)):
+        _join(acc[i], bias, y[0])
         m = mix[i]
-        _mixture(y[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, m[0], m[1], m[2], m[3])
+        _mixture(y[0], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, m[0], m[1], m[2], m[3])
 
 
-def prepare(h, x, centre, cls, weight, bias, tabs, u, y, mix) -> None:
-    """Inputs, outputs and mixtures of a batch: fills ``u`` int16 [n, inputs], ``y`` int32 [n, 3 K] and ``mix`` int32
-    [n, 4, K] (weights, means, mantissas and shifts of the components)."""
-    _outputs(h, x, weight, bias, u, y)
-    _mixtures(y, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"], mix)
+def mixtures(acc, bias, centre, cls, tabs, mix) -> None:
+    """Mixtures of a batch from the head's sums by halves (as ``join_halves``): fills ``mix`` int32 [n, 4, K] with
+    weights, means, mantissas and shifts of the components."""
+    _mixtures(
+        acc, bias, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"], mix
+    )  # fmt: skip
 
 
 @_jit
 def mixture_intervals(mix, value, logistic, start, width):
-    """As ``intervals``, from the mixtures of ``prepare``."""
+    """As ``intervals``, from the results of ``mixtures``."""
     x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
     for i in range(len(mix)):
         _pixel_intervals(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], value[i], logistic, x, c, z, start, width, i)
@@ -392,21 +384,25 @@ def mixture_intervals(mix, value, logistic, start, width):
 
 @_jit
 def mixture_rows(mix, high, logistic, out):
-    """As ``rows``, from the mixtures of ``prepare``."""
+    """As ``rows``, from the results of ``mixtures``."""
     x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
     for i in range(len(mix)):
         nibble = high[i] if len(high) > 0 else np.int32(-1)
         _pixel_rows(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], nibble, logistic, x, c, z, out[i])
 
 
-@_jit
-def gradient(mix, cls, value, class_scale, logistic, g):
-    """Gradient of the code length by the head's outputs: fills ``g`` int16 [n, 3 K] in units of 1/1024 bit per octave
-    (weights, scales) or class scale (means).
+def gradient(mix, cls, value, tabs, halves) -> None:
+    """Gradient of the code length by the head's outputs, in units of 1/1024 bit per octave (weights, scales) or class
+    scale (means), -16383 to 16383: fills ``halves`` int8 [2 * padded, n], 128 * high + low by output and pixel.
 
     One rounded float64 operation after another on integers, so every machine gets the same (docs/FORMAT.md,
     "Learning").
     """
+    _gradient(mix, cls, value, tabs["class_scale"], tabs["logistic"], halves)
+
+
+@_jit
+def _gradient(mix, cls, value, class_scale, logistic, halves):
     k_count = mix.shape[2]
     below, above = np.empty((2, k_count), np.int64)
     z_below, z_above = np.empty((2, k_count), np.int64)
@@ -433,60 +429,47 @@ def gradient(mix, cls, value, class_scale, logistic, g):
             ratio = np.int64(class_scale[cls[i]]) * np.int64(mix[i, 2, k]) >> np.int64(mix[i, 3, k])
             by_mean = w * (slope_above - slope_below) * ratio
             by_scale = w * ((2 * z_above[k] - 4095) * slope_above - (2 * z_below[k] - 4095) * slope_below)
-            _store(g, i, k, np.float64(-share) * inverse * 1024.0)
-            _store(g, i, k_count + k, np.float64(by_mean) * inverse * _MEAN_GRADIENT)
-            _store(g, i, 2 * k_count + k, np.float64(by_scale) * inverse * 4.0)
+            _store(halves, i, k, np.float64(-share) * inverse * 1024.0)
+            _store(halves, i, k_count + k, np.float64(by_mean) * inverse * _MEAN_GRADIENT)
+            _store(halves, i, 2 * k_count + k, np.float64(by_scale) * inverse * 4.0)
 
 
 @_jit
-def _store(g, i, j, value):
-    g[i, j] = np.int16(min(max(np.rint(value), -32767.0), 32767.0))
+def _store(halves, i, output, value):
+    whole = np.int32(min(max(np.rint(value), -_HALVES_MAX), _HALVES_MAX))
+    halves[output, i] = whole >> _HEAD_SPLIT
+    halves[len(halves) // 2 + output, i] = whole & ((1 << _HEAD_SPLIT) - 1)
 
 
 @_jit
-def learn(u, g, basis, basis_t, mix, rate, settled, square, weight_exact, weight, gradient, partial):
-    """One step of learning.Head from a batch: see docs/FORMAT.md, "Learning"."""
-    n, inputs = u.shape
-    outputs, directions = square.shape
-    block = np.empty((outputs, inputs), np.int32)
-    gradient[:] = 0.0
-    for first in range(0, n, 256):  # 256 products of at most 2**22 stay in int32
-        block[:] = 0
-        for i in range(first, min(n, first + 256)):
-            for o in range(outputs):
-                c = np.int32(g[i, o])
-                for f in range(inputs):
-                    block[o, f] = np.int32(block[o, f] + np.int32(c * np.int32(u[i, f])))
-        for o in range(outputs):
-            for f in range(inputs):
-                gradient[o, f] += np.float64(block[o, f])
-    # exact: integers below 2**53
-    projected, step = partial[0], partial[1]
-    projected[:] = 0.0
-    for o in range(outputs):
-        for f in range(inputs):
-            c = gradient[o, f]
-            for d in range(directions):
-                projected[o, d] += c * basis_t[f, d]
+def join_gradient(sums, out):
+    """Gradient sums by halves, int32 [2 * padded, inputs] -> float64 [outputs, inputs]."""
+    padded = len(sums) // 2
+    for o in range(len(out)):
+        for f in range(out.shape[1]):
+            out[o, f] = np.float64(np.int64(sums[o, f]) * (1 << _HEAD_SPLIT) + sums[padded + o, f])
+
+
+@_jit
+def steps(projected, pixels, mix, rate, settled, square, out):
+    """Steps along the directions of a basis, float64 [outputs, directions]: fills ``out`` with whole numbers.
+
+    ``projected``: the gradient sums of a batch of ``pixels`` in these directions; ``square``: the running mean square,
+    ``settled`` of which is settled.
+    """
+    outputs, directions = projected.shape
+    step = np.empty((outputs, directions))
     _combine(mix, projected, step)
-    count = np.float64(n)
+    count = np.float64(pixels)
     for o in range(outputs):
         for d in range(directions):
             z = step[o, d] / count
             square[o, d] = _DECAY * square[o, d] + (1.0 - _DECAY) * (z * z)
             step[o, d] = rate[d] * z / (np.sqrt(square[o, d] / settled) + _EPSILON)
-    _combine(mix, step, projected)
+    _combine(mix, step, out)
     for o in range(outputs):
-        row = gradient[o]
-        row[:] = 0.0
         for d in range(directions):
-            c = projected[o, d]
-            for f in range(inputs):
-                row[f] += c * basis[d, f]
-        for f in range(inputs):
-            w = min(max(weight_exact[o, f] - row[f], -32767.0), 32767.0)
-            weight_exact[o, f] = w
-            weight[o, f] = np.int16(np.rint(w))
+            out[o, d] = np.rint(min(max(out[o, d], -_STEP_MAX), _STEP_MAX))
 
 
 @_jit
@@ -498,3 +481,17 @@ def _combine(matrix, rows, out):
             c = matrix[p, o]
             for d in range(rows.shape[1]):
                 out[p, d] += c * rows[o, d]
+
+
+@_jit
+def descend(change, exact, halves):
+    """``exact -= change``, float64 [outputs, inputs] in units of 1/WEIGHT_ONE; ``halves`` int8 [2 * padded, inputs]
+    become the nearest weights."""
+    padded = len(halves) // 2
+    for o in range(len(exact)):
+        for f in range(exact.shape[1]):
+            w = min(max(exact[o, f] - change[o, f], -_HALVES_MAX * _WEIGHT_ONE), _HALVES_MAX * _WEIGHT_ONE)
+            exact[o, f] = w
+            whole = np.int32(np.rint(w / _WEIGHT_ONE))
+            halves[o, f] = whole >> _HEAD_SPLIT
+            halves[padded + o, f] = whole & ((1 << _HEAD_SPLIT) - 1)

@@ -6,7 +6,7 @@ and a constant. Steps are taken in a *basis* that ships with the model: the dire
 photographs differ from each other, scaled by how much they do, with the outputs decorrelated. In it a root-mean-square
 normalised gradient step is close to a natural one, so few batches are enough (docs/LEARNING.md has the measurements).
 
-Exactness: weights are int16, outputs and gradient sums exact integers, and the step is made of separately rounded
+Exactness: all matrix products are of whole numbers and exact, and the step between them is made of separately rounded
 float64 operations in a fixed order, always on the CPU (kernels.py): every back end, thread count and split gives the
 same bits.
 """
@@ -17,11 +17,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ardmzip import features
+from ardmzip.network import HEAD_SPLIT, split_head
+
+if TYPE_CHECKING:
+    import torch
 
 #: Scalars that the head sees beside the taps: activities and references of the three planes.
 SKIP_SCALARS = 6
@@ -29,7 +33,7 @@ SKIP_SCALARS = 6
 BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
-MIN_BATCH, GROWTH, MAX_BATCH = 128, 128, 2048
+MIN_BATCH, GROWTH, MAX_BATCH = 128, 64, 2048
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
 LIMIT = 1 << 16
 #: Decay of the mean square by which steps are normalised.
@@ -44,13 +48,21 @@ GRADIENT_FLOOR = 1 << 10
 MEAN_GRADIENT = 11.541560327111707
 #: Units of a model's arrays: correlation of outputs and rates of directions.
 MIX_ONE, RATE_ONE = 1 << 16, 1 << 24
-#: Integers of a weight: 15 bits and sign.
-WEIGHT_MAX = 32767
+#: Weights and gradients have 14 bits and a sign: two int8 halves, 128 * high + low.
+HALVES_MAX = (1 << 14) - 1
+#: Steps are rounded to so many parts of a weight's unit. With at most STEP_MAX of them, times 127 in every direction,
+#: the change of a weight is a sum of whole numbers below 2**53.
+WEIGHT_ONE, STEP_MAX, MAX_DIRECTIONS = 1 << 16, 1 << 36, 1 << 10
 
 
 def head_inputs(hidden: int, expert: int) -> int:
     """Number of inputs of an expert's learning head: last hidden layer, skip inputs, constant."""
     return hidden + skip_inputs(expert) + 1
+
+
+def padded_inputs(hidden: int, expert: int) -> int:
+    """``head_inputs`` and zeros up to a multiple of 16, as matrix products like it."""
+    return -(-head_inputs(hidden, expert) // features.ALIGN) * features.ALIGN
 
 
 def skip_inputs(expert: int) -> int:
@@ -106,45 +118,62 @@ class Gain(NamedTuple):
 
 @dataclass
 class Head:
-    """What one expert's head has learned: weights in float64 and as the int16 they are used as, and its steps."""
+    """What one expert's head has learned.
 
-    weight: np.ndarray
+    halves: weights as used, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
+    [outputs, inputs] in units of 1/WEIGHT_ONE, whole numbers; square: float64 [outputs, directions].
+    """
+
+    halves: np.ndarray
     bias: np.ndarray
-    basis: np.ndarray
-    basis_t: np.ndarray
+    basis: torch.Tensor
     mix: np.ndarray
     rate: np.ndarray
 
     def __post_init__(self) -> None:
-        outputs, inputs = self.weight.shape
-        self.trained = self.weight.copy()
-        self.exact = self.weight.astype(np.float64)
-        self.square = np.zeros((outputs, len(self.basis)))
+        import torch
+
+        padded = len(self.halves) // 2
+        whole = (self.halves[:padded].astype(np.float64) * (1 << HEAD_SPLIT) + self.halves[padded:])[: len(self.bias)]
+        self.exact = whole * WEIGHT_ONE
+        self.trained = torch.from_numpy(self.halves.copy())
+        self.weight = torch.from_numpy(self.halves)  # shares memory
+        self.square = np.zeros((len(self.bias), len(self.basis)))
         self.seen = 0
         self._power = 1.0
-        self._gradient = np.empty((outputs, inputs))
-        self._partial = np.empty((2, outputs, len(self.basis)))
+        self._gradient = np.zeros((len(self.bias), self.halves.shape[1]))
 
     @classmethod
     def start(cls, tensors: dict[str, np.ndarray], expert: int) -> Head:
-        """The untrained state of an expert, from a model's tensors."""
+        """The untaught state of an expert, from a model's tensors."""
+        import torch
+
         trained = tensors[f"expert.{expert}.head.weight"]
-        basis = tensors[f"learning.{expert}.basis"].astype(np.float64)
-        weight = np.zeros((len(trained), basis.shape[1]), np.int16)
+        basis = tensors[f"learning.{expert}.basis"]
+        inputs = padded_inputs(trained.shape[1], expert)
+        weight = np.zeros((len(trained), inputs), np.int16)
         weight[:, : trained.shape[1]] = trained
+        directions = np.zeros((len(basis), inputs))
+        directions[:, : basis.shape[1]] = basis
         return cls(
-            weight, tensors[f"expert.{expert}.head.bias"], basis, np.ascontiguousarray(basis.T),
-            tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / RATE_ONE,
+            split_head(weight), tensors[f"expert.{expert}.head.bias"], torch.from_numpy(directions),
+            tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
         )  # fmt: skip
 
-    def learn(self, u: np.ndarray, gradient: np.ndarray) -> None:
-        """One step. u: inputs int16 [n, inputs]; gradient: of the outputs, int16 [n, outputs], in 1/1024 bit."""
+    def learn(self, gradient: torch.Tensor, pixels: int) -> None:
+        """One step. gradient: its sums over a batch by halves, int32 [2 * padded, inputs], in 1/1024 bit.
+
+        Both products are of whole numbers and stay below 2**53, so they are exact in any order of summation.
+        """
+        import torch
+
         from ardmzip import kernels
 
         self._power *= DECAY
         rate = self.rate / math.sqrt(1.0 + self.seen / SETTLING)
-        kernels.learn(
-            u, gradient, self.basis, self.basis_t, self.mix, rate, 1.0 - self._power, self.square, self.exact,
-            self.weight, self._gradient, self._partial,
-        )  # fmt: skip
-        self.seen += len(u)
+        kernels.join_gradient(gradient.numpy(), self._gradient)
+        projected = torch.from_numpy(self._gradient) @ self.basis.t()
+        step = np.empty_like(self.square)
+        kernels.steps(projected.numpy(), pixels, self.mix, rate, 1.0 - self._power, self.square, step)
+        kernels.descend((torch.from_numpy(step) @ self.basis).numpy(), self.exact, self.halves)
+        self.seen += pixels

@@ -16,11 +16,11 @@ import numpy as np
 from ardmzip import tables
 from ardmzip.container import MODEL_ID_BYTES
 from ardmzip.errors import ModelError
-from ardmzip.learning import MIX_ONE, WEIGHT_MAX, Head, head_inputs
 
 if TYPE_CHECKING:
     import torch
 
+    from ardmzip.learning import Head
     from ardmzip.network import Expert
 
 SUFFIX = ".safetensors"
@@ -67,6 +67,7 @@ class Model:
     def learning_heads(self) -> list[Head] | None:
         """Fresh learning heads of all experts; None if the model does not tell how to learn."""
         from ardmzip.features import EXPERTS
+        from ardmzip.learning import Head
 
         if "learning.0.basis" not in self.tensors:
             return None
@@ -93,6 +94,7 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
 
 def check(tensors: dict[str, np.ndarray]) -> None:
     """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
+    from ardmzip import learning
     from ardmzip.features import EXPERTS, expert_layout
 
     left = set(tensors)
@@ -118,13 +120,14 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         return len(weight)
 
     def take_learning(e: int, hidden: int, outputs: int) -> None:
-        inputs = head_inputs(hidden, e)
+        inputs = learning.head_inputs(hidden, e)
         basis = take(f"learning.{e}.basis", np.int8, (None, inputs), -127, 127)
-        take(f"learning.{e}.mix", np.int32, (outputs, outputs), -MIX_ONE, MIX_ONE)
+        take(f"learning.{e}.mix", np.int32, (outputs, outputs), -learning.MIX_ONE, learning.MIX_ONE)
         take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
         bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
-        if inputs * _INPUT_MAX * WEIGHT_MAX + bias + _ROUNDING >= 2**31:
-            raise ModelError(f"the sums of learning head {e} leave 32 bits")
+        sums = inputs * _INPUT_MAX * learning.HALVES_MAX + bias + _ROUNDING
+        if len(basis) > learning.MAX_DIRECTIONS or sums >= 2**31:
+            raise ModelError(f"the sums of learning head {e} leave their range")
 
     for table, (kind, length, low, high) in tables.LIMITS.items():
         take(f"table.{table}", kind, (length,), low, high)

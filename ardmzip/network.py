@@ -91,7 +91,9 @@ class Backend:
                 padded[: len(x)] = x
                 return torch._int_mm(padded, w.t())[: len(x)]
             return torch._int_mm(x, w.t())
-        kind = torch.float32 if self.product == "float32" else torch.float64
+        # sums over the pixels of a batch (learning.py) can be longer than those of a layer
+        small = x.shape[1] * INPUT_MAX**2 < FLOAT32_EXACT
+        kind = torch.float32 if self.product == "float32" and small else torch.float64
         return (x.to(kind) @ w.to(kind).t()).to(torch.int32)
 
     def trunk(self, expert: Expert, x: Tensor) -> Tensor:

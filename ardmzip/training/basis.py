@@ -2,8 +2,8 @@
 
 For every expert, with u the inputs of the learning head and g the gradient of the code length by its outputs:
 
-* C = E[u u'] and F = E[g g'] make the Fisher information of the head's weights about F (x) C: gradients are decorrelated
-  with C^-1/2 on one side and F^-1/2 (``mix``) on the other.
+* C = E[u u'] and F = E[g g'] make the Fisher information of the head's weights about F (x) C: gradients are
+  decorrelated with C^-1/2 on one side and F^-1/2 (``mix``) on the other.
 * The mean gradient of a crop, decorrelated, is how far its own best head lies from the general one, plus noise of
   variance 1 / pixels. The leading eigenvectors of its second moment over many crops are the directions in which images
   differ: ``basis``. Its root, less the noise, says how far they differ: the square root of that scales ``rate``.
@@ -57,7 +57,7 @@ def scales(hidden: int, expert: int) -> np.ndarray:
 def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
     """The head of an expert before its basis is known."""
     outputs, hidden = tensors[f"expert.{expert}.head.weight"].shape
-    empty = {
+    empty: dict[str, np.ndarray] = {
         f"learning.{expert}.basis": np.zeros((0, learning.head_inputs(hidden, expert)), np.int8),
         f"learning.{expert}.mix": np.zeros((outputs, outputs), np.int32),
         f"learning.{expert}.rate": np.zeros(0, np.int32),
@@ -69,7 +69,9 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     """Statistics of all experts over crops (planes uint8 [3, height, width])."""
     chosen = network.backend("cpu")
     heads = [_untaught(model.tensors, e) for e in range(features.EXPERTS)]
-    sums = [Statistics(*head.weight.shape) for head in heads]
+    hidden = model.tensors["expert.0.head.weight"].shape[1]
+    units = [scales(hidden, e) for e in range(features.EXPERTS)]
+    sums = [Statistics(len(head.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
         side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
@@ -85,10 +87,12 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                     at, stride = pyramid.offsets(atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
                     activations = predictor.activations(atom, array, at, stride)
-                    batch = codec.LearnedDistribution(head, activations, predictor.table_arrays)
-                    g = batch.gradient(values) / 1024
-                    u = batch.inputs * scales(head.weight.shape[1] - learning.skip_inputs(expert) - 1, expert)
-                    parts.setdefault(expert, []).append((u, g.astype(np.float32)))
+                    batch = codec.LearnedDistribution(head, activations, predictor)
+                    halves = batch.gradient(values).float()
+                    half, outputs = len(halves) // 2, len(head.bias)
+                    g = (halves[:outputs] * (1 << network.HEAD_SPLIT) + halves[half : half + outputs]).t() / 1024
+                    u = activations.inputs.numpy()[:, : len(units[expert])] * units[expert]
+                    parts.setdefault(expert, []).append((u, g.numpy()))
                 if size:
                     pyramid.fill(atom, values)
         for expert, pieces in parts.items():
