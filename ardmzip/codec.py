@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ardmzip import features, kernels, learning, mixture, network, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
-from ardmzip.errors import BackendError, FormatError, ImageError
+from ardmzip.errors import BackendError, FormatError, ImageError, OptionError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
 from ardmzip.learning import Head
@@ -495,6 +495,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     coder = EncodingCoder(planes, order, gains)
     plan = Plan(order, calls, model.learning_heads() if learn else None)
     if plan.heads and batches is not None and order.atoms:
+        if not model.learning_gain.any():
+            raise OptionError(f"model {model.name} has no learning curve to choose batches by")
         plan.batch_ends = best_batches(int(order.sizes().max()), model.learning_gain, batches).ends
     with Predictor(model, backend, side, chunk) as predictor:
         walk(plan, predictor, coder, progress)

@@ -41,7 +41,7 @@ DECAY = 0.95
 #: Added to the root mean square of integers that are at least 1 unless they are all 0.
 EPSILON = 2.0**-20
 #: Rates fall as 1 / sqrt(1 + seen / SETTLING): late steps average instead of chasing noise.
-SETTLING = 8192
+SETTLING = 16384
 #: Probability floor in 2**-30 (mixture.py has the same floor of 16 * 2**-24 in frequencies).
 GRADIENT_FLOOR = 1 << 10
 #: 8 / ln 2: from the slope by the mean to 1/1024 bit.

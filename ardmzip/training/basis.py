@@ -100,7 +100,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     return sums
 
 
-def tensors(model: Model, sums: list[Statistics]) -> dict[str, np.ndarray]:
+def tensors(sums: list[Statistics]) -> dict[str, np.ndarray]:
     """The model tensors ``learning.*`` of all experts."""
     out: dict[str, np.ndarray] = {}
     for expert, s in enumerate(sums):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +14,17 @@ import torch
 from ardmzip import codec, features, model, network, sideinfo, tables
 from ardmzip.container import pack
 from ardmzip.image import to_planes
+from ardmzip.learning import Gain
+from ardmzip.schedule import learning_grid
+from ardmzip.training import basis
 from ardmzip.training import net as nets
-from ardmzip.training.data import BANK_LEVELS, Bank
+from ardmzip.training.data import BANK_LEVELS, Bank, crop_stream
 from ardmzip.training.images import SHEETS, read_rgb
 from ardmzip.training.net import Network, code_length
 from ardmzip.training.train import Run, data_split, validate, validation_bank
 
+#: Points of the learning curve: up to half a million pixels, more than the validation images have.
+CURVE_POINTS = 28
 KINDS, CHANNELS = features.KINDS, features.CHANNELS
 
 
@@ -92,19 +99,45 @@ def gray_bank(bank: Bank) -> Bank:
     return copy
 
 
-def file_size(path: Path, images: list[Path]) -> dict[str, float]:
-    """Bits per sub-pixel of real files of some images, header included."""
+def file_sizes(path: Path, images: list[Path]) -> tuple[dict[str, float], np.ndarray]:
+    """(bits per sub-pixel of real files, header included, with learning and with frozen heads; the learning curve)."""
     loaded, chosen = model.load(path), network.backend()
-    bits = values = 0
+    gains: list[Gain] = []
+    learned = frozen = values = 0
     for name in images:
         planes = to_planes(read_rgb(name))
-        bits += 8 * len(pack(codec.encode(planes, loaded, chosen)))
+        learned += 8 * len(pack(codec.encode(planes, loaded, chosen, gains=gains)))
+        frozen += 8 * len(pack(codec.encode(planes, loaded, chosen, learn=False)))
         values += planes.size
-    return {"images": len(images), "bits_per_subpixel": round(bits / values, 4)}
+    sizes = {
+        "images": len(images),
+        "bits_per_subpixel": round(learned / values, 4),
+        "bits_per_subpixel_frozen_head": round(frozen / values, 4),
+    }
+    return sizes, learning_curve(gains)
 
 
-def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[str, Any]:
+def learning_curve(gains: list[Gain]) -> np.ndarray:
+    """Bits a sub-pixel that heads gain from as many pixels as ``learning_grid`` tells: float32 [CURVE_POINTS].
+
+    Learning from more cannot hurt: where it seems to, that is noise. Beyond what was measured the curve stays level.
+    """
+    grid = learning_grid(CURVE_POINTS)
+    pixels, bits = np.zeros((2, CURVE_POINTS))
+    for gain in gains:
+        point = int(np.abs(grid - gain.seen).argmin())
+        pixels[point] += gain.pixels
+        bits[point] += gain.frozen - gain.learned
+    measured = pixels > 0
+    curve = np.interp(grid, grid[measured], bits[measured] / pixels[measured])
+    curve[0] = 0
+    return np.maximum.accumulate(curve).astype(np.float32)
+
+
+def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: int = 320) -> dict[str, Any]:
     """Write the model file of a run, with its averaged weights; returns the card.
+
+    How the heads learn is measured on ``crops`` augmented crops of the training images.
 
     The loss tables and the card's figures are measured on the run's validation images: float and quantised ideal code
     length of random pixels, and the size of real files of the first ``images`` of them.
@@ -129,15 +162,29 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12) -> dict[
         },
     }
     loss = {3: loss_table(run.average, bank, 3, samples), 1: loss_table(run.average, gray_bank(bank), 1, samples)}
-    tensors = integer_tensors(run.average)
-    model.save(path, config.name, tensors, loss, run.mean, run.std, card)
-    card["validation"]["files"] = file_size(path, held_out[:images])
-    model.save(path, config.name, tensors, loss, run.mean, run.std, card)
-    return card
+    model.save(path, config.name, integer_tensors(run.average), loss, run.mean, run.std, card)
+    training = crop_stream(data_split(config)[0], config.seed, config.workers)
+    teach(path, (planes for planes, _ in itertools.islice(training, crops)), held_out[:images])
+    return model.load(path).card
+
+
+def teach(path: Path, crops: Iterable[np.ndarray], images: list[Path]) -> None:
+    """Add to a model file how its heads learn (basis.py), and its learning curve and file sizes on some images.
+
+    crops: planes of training images, uint8 [3, height, width] each.
+    """
+    m = model.load(path)
+    tensors = {name: array for name, array in m.tensors.items() if not name.startswith("learning.")}
+    tensors |= basis.tensors(basis.collect(m, crops))
+    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card)
+    m.card["validation"]["files"], curve = file_sizes(path, images)
+    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve)
 
 
 def add_to_card(path: Path, **entries: Any) -> None:
     """Add entries, such as measured results, to the card of a model file; the model's id does not change."""
     loaded = model.load(path)
     card = loaded.card | entries
-    model.save(path, loaded.name, loaded.tensors, loaded.loss, loaded.side_mean, loaded.side_std, card)
+    model.save(
+        path, loaded.name, loaded.tensors, loaded.loss, loaded.side_mean, loaded.side_std, card, loaded.learning_gain
+    )  # fmt: skip
