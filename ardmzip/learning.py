@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ardmzip import features
-from ardmzip.network import HEAD_SPLIT, split_head
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +132,8 @@ class Head:
     def __post_init__(self) -> None:
         import torch
 
+        from ardmzip.network import HEAD_SPLIT
+
         padded = len(self.halves) // 2
         whole = (self.halves[:padded].astype(np.float64) * (1 << HEAD_SPLIT) + self.halves[padded:])[: len(self.bias)]
         self.exact = whole * WEIGHT_ONE
@@ -147,6 +148,8 @@ class Head:
     def start(cls, tensors: dict[str, np.ndarray], expert: int) -> Head:
         """The untaught state of an expert, from a model's tensors."""
         import torch
+
+        from ardmzip.network import split_head
 
         trained = tensors[f"expert.{expert}.head.weight"]
         basis = tensors[f"learning.{expert}.basis"]

@@ -34,6 +34,7 @@ class MissingCodec(Exception):
 #: Name on the command line -> name in the tables.
 LABELS = {
     "ardmzip": "ardmzip",
+    "ardmzip-frozen": "ardmzip --no-learn",
     "png": "PNG, optimised",
     "webp": "WebP lossless",
     "jpeg-ls": "JPEG-LS",
@@ -44,8 +45,8 @@ LABELS = {
 
 def make(name: str, threads: int = 1, *, model: str = "photo", steps: int | None = None, device: str = "cpu") -> Codec:
     """The codec called ``name`` (a key of LABELS) on ``threads`` threads. The keywords matter to ardmzip only."""
-    if name == "ardmzip":
-        return _ardmzip(model, steps, device)
+    if name in ("ardmzip", "ardmzip-frozen"):
+        return _ardmzip(name, model, steps, device)
     if name == "png":
         return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_pillow)
     if name == "webp":
@@ -113,7 +114,7 @@ def _pillow(feature: str) -> str:
     return f"{feature} {version}, Pillow {PIL.__version__}"
 
 
-def _ardmzip(model: str, steps: int | None, device: str) -> Codec:
+def _ardmzip(name: str, model: str, steps: int | None, device: str) -> Codec:
     try:
         import ardmzip
         from ardmzip.api import compress, decompress
@@ -127,10 +128,10 @@ def _ardmzip(model: str, steps: int | None, device: str) -> Codec:
         raise MissingCodec(str(error)) from error
     # verification is decoding, which is measured by itself
     return Codec(
-        "ardmzip",
-        LABELS["ardmzip"],
+        name,
+        LABELS[name],
         f"ardmzip {ardmzip.__version__}, model {loaded.name} ({loaded.id.hex()})",
-        partial(compress, model=model, steps=steps, device=device, verify=False),
+        partial(compress, model=model, steps=steps, learn=name == "ardmzip", device=device, verify=False),
         lambda data: np.asarray(decompress(data, model=model, device=device)),
     )
 

@@ -152,13 +152,15 @@ def test_light_commands_take_less_than_half_a_second(args, packed):
 def test_compress_reports(packed):
     done = packed["done"]
     rgb, gray = map(json.loads, done.stdout.splitlines())
-    keys = "input output input_bytes raw_bytes output_bytes bits_per_subpixel width height channels model calls seconds"
+    keys = "input output input_bytes raw_bytes output_bytes bits_per_subpixel width height channels model calls "
+    keys += "learning seconds"
     assert list(rgb) == keys.split()
     size = len(packed["files"]["rgb.ardm"])
     assert rgb | {"seconds": 0, "calls": 0} == {
         "input": "rgb.png", "output": "rgb.ardm", "input_bytes": len(packed["files"]["rgb.png"]),
         "raw_bytes": 3 * WIDTH * HEIGHT, "output_bytes": size, "width": WIDTH, "height": HEIGHT, "channels": 3,
         "bits_per_subpixel": round(8 * size / (3 * WIDTH * HEIGHT), 6), "model": "photo", "calls": 0, "seconds": 0,
+        "learning": True,
     }  # fmt: skip
     assert gray["channels"] == 1
     assert 0 < gray["calls"] < rgb["calls"] <= 45

@@ -14,6 +14,7 @@ from ardmzip.errors import ArdmError
 
 if TYPE_CHECKING:
     from ardmzip.container import Container
+    from ardmzip.model import Model
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -101,6 +102,7 @@ class Report:
     channels: int
     model: str
     calls: int
+    learning: bool
     seconds: float
 
     @property
@@ -120,11 +122,29 @@ def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
         "height": c.height,
         "channels": c.channels,
         "calls": c.network_calls,
+        "learning": c.learning,
     }
 
 
 def kind(channels: int) -> str:
     return "gray" if channels == 1 else "RGB"
+
+
+def learns(model: Model) -> bool:
+    """Whether the heads of a model can learn; unlike ``Model.learning_heads``, needs no torch."""
+    return "learning.0.basis" in model.tensors
+
+
+def head(learning: bool, batches: int | None = None) -> str:
+    """Whether the head learns, and the number of batches if the file lists their ends.
+
+    >>> head(True), head(True, 1), head(True, 7)
+    ('learning head', 'learning head, 1 planned batch', 'learning head, 7 planned batches')
+    """
+    if not learning:
+        return "frozen head"
+    unit = "batch" if batches == 1 else "batches"
+    return "learning head" + ("" if batches is None else f", {batches} planned {unit}")
 
 
 def model_name(identity: bytes) -> str:
@@ -157,12 +177,18 @@ class Messages:
     verbose: bool
     as_json: bool
 
-    def tell(self, report: Report, line: str, details: str) -> None:
-        """The summary on stderr, with the details if verbose, and the JSON on stdout."""
+    @property
+    def detailed(self) -> bool:
+        """Whether details are printed: -q is stronger than -v."""
+        return self.verbose and not self.quiet
+
+    def tell(self, report: Report, line: str, *details: str) -> None:
+        """The summary on stderr, with the lines of details if verbose, and the JSON on stdout."""
         if not self.quiet:
             click.echo(plain(line), err=True)
-            if self.verbose:
-                click.echo(f"  {plain(details)}", err=True)
+        if self.detailed:
+            for detail in details:
+                click.echo(f"  {plain(detail)}", err=True)
         if self.as_json:
             print_json(asdict(report))
 
@@ -205,8 +231,13 @@ output_options = options(
     ),
     click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single file."),
 )  # fmt: skip
-message_options = options(
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Also print model, network calls, back end and timings."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file on standard output."),
-)
+
+
+def message_options(remark: str = "") -> Callable[[Command], Command]:
+    """-q, -v and --json; the remark ends the help of -v."""
+    verbose = f"Also print model, network calls, back end and timings{remark}."
+    return options(
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option("-v", "--verbose", is_flag=True, help=verbose),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file on standard output."),
+    )

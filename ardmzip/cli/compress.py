@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
-from ardmzip.files import compressed_name
+from ardmzip.files import SUFFIX, compressed_name
+
+if TYPE_CHECKING:
+    from ardmzip.learning import Gain
+    from ardmzip.model import Model
+
+_MIN_PIXELS = 1000  # a level with fewer tells little about learning by itself
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,8 @@ class Settings:
 
     model: str
     steps: int | None
+    learn: bool
+    batches: int | None
     device: str
     backend: str
     force: bool
@@ -35,22 +45,31 @@ Examples:
   ardmzip compress img.png -o other.ardm -f      overwrites other.ardm
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
+  ardmzip compress --no-learn img.png            faster, a larger file
   ardmzip compress - < img.png > img.ardm        from stdin to stdout"""
 )
 @common.files_argument
-@click.option("-o", "--output", "out", metavar="OUT", help="Output file (for one FILE) or existing folder; - is stdout")
+@click.option(
+    "-o", "--output", "out", metavar="OUT", help="Output file (for one FILE) or existing folder; - is stdout."
+)
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
     help="At most S network calls; by default as many as give the smallest file.",
 )  # fmt: skip
+@click.option("--no-learn", is_flag=True, help="Do not let the network learn from the image: faster, a larger file.")
+@click.option(
+    "--batches", type=click.IntRange(min=1), metavar="N",
+    help="Learn in at most N batches; by default in many, for the smallest file.",
+)  # fmt: skip
 @common.device_options
 @common.output_options
-@common.message_options
+@common.message_options("; and what learning gained (measuring it takes time)")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
-    files: tuple[str, ...], out: str | None, model: str, steps: int | None, device: str, backend: str, force: bool,
-    remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool, no_verify: bool,
+    files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
+    device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool,
+    no_verify: bool,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -60,10 +79,22 @@ def compress(
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
+    if no_learn and batches is not None:
+        raise click.UsageError("--batches is for learning: leave out --no-learn")
     jobs = plan(files, out, compressed_name, stdout=stdout, remove=remove, as_json=as_json)
+    for job in jobs:
+        _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
-    settings = Settings(model, steps, device, backend, force, remove, not no_verify, messages)
+    settings = Settings(
+        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, messages
+    )  # fmt: skip
     return run_jobs(jobs, lambda job: _compress(job, settings))
+
+
+def _check_suffix(job: Job) -> None:
+    """Refuse img.png and the like, which would hold no image of that kind; a name without a suffix is fine."""
+    if job.target is not None and job.target.suffix.lower() not in (SUFFIX, ""):
+        raise click.UsageError(f"{common.plain(job.output)}: OUT should end in {SUFFIX}")
 
 
 def _compress(job: Job, s: Settings) -> None:
@@ -74,29 +105,36 @@ def _compress(job: Job, s: Settings) -> None:
 
     source = job.read()
     image = _images.decode(source)
+    gains: list[Gain] | None = [] if s.learn and s.messages.detailed else None
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
         data = api.compress(
-            image, model=s.model, steps=s.steps, device=s.device, backend=s.backend, verify=s.verify, progress=bar
-        )
+            image, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
+            verify=s.verify, progress=bar, gains=gains,
+        )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)
     if s.remove:
         job.remove_source()
 
     encoding = bar.half if s.verify and bar.half is not None else coding
-    times = f"encode {encoding:.2f} s, " + (f"verify {coding - encoding:.2f} s" if s.verify else "not verified")
-    _tell(job, s, len(source), data, time.perf_counter() - started, times)
+    measured = " with measuring" if gains else ""
+    verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
+    times = f"encode {encoding:.2f} s{measured}, {verified}"
+    _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
     lost = _images.metadata(image)
     if lost and not s.messages.quiet:
         common.note(job.label, f"not stored: {', '.join(lost)}")
 
 
-def _tell(job: Job, s: Settings, read: int, data: bytes, seconds: float, times: str) -> None:
+def _tell(
+    job: Job, s: Settings, read: int, data: bytes, seconds: float, times: str, gains: list[Gain] | None
+) -> None:  # fmt: skip
     from ardmzip import model
     from ardmzip.container import unpack
 
-    container, name = unpack(data), model.load(s.model).name
+    container, loaded = unpack(data), model.load(s.model)
+    name = loaded.name
     report = common.Report(
         input=job.label if job.source else STREAM, output=job.output if job.target else STREAM, input_bytes=read,
         output_bytes=len(data), model=name, seconds=round(seconds, 3), **common.content(container, len(data)),
@@ -104,6 +142,53 @@ def _tell(job: Job, s: Settings, read: int, data: bytes, seconds: float, times: 
     details = (
         f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
         f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-        f"{common.backend_name(s.device, s.backend)}, {times}"
+        f"{common.head(container.learning)}, {common.backend_name(s.device, s.backend)}, {times}"
     )
-    s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details)
+    s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
+    if s.batches is not None and not s.messages.quiet:
+        _note_useless_budget(job, loaded)
+
+
+def _learned(gains: Iterable[Gain]) -> list[str]:
+    """The line that tells what learning gained, in all and at every level with enough pixels.
+
+    >>> from ardmzip.learning import Gain
+    >>> _learned([Gain(0, 0, 2000, 1000.0, 980.0), Gain(1, 0, 1000, 500.0, 505.0), Gain(2, 0, 300, 100.0, 90.0)])
+    ['learning: 1.56 % smaller (level 0: 2.00 %, level 1: 1.00 % larger, coarser: 10.00 %)']
+    >>> _learned([])
+    []
+    """
+    sums: dict[int, tuple[int, float, float]] = {}
+    for gain in gains:
+        pixels, frozen, learned = sums.get(gain.level, (0, 0.0, 0.0))
+        sums[gain.level] = pixels + gain.pixels, frozen + gain.frozen, learned + gain.learned
+    parts: dict[str, tuple[float, float]] = {}
+    for level in sorted(sums):
+        pixels, frozen, learned = sums[level]
+        name = f"level {level}" if pixels >= _MIN_PIXELS else "coarser"
+        before = parts.get(name, (0.0, 0.0))
+        parts[name] = before[0] + frozen, before[1] + learned
+    frozen, learned = (sum(part[i] for part in parts.values()) for i in range(2))
+    if frozen == 0:
+        return []
+    share, word = _change(frozen, learned)
+    changes = {name: _change(*part) for name, part in parts.items()}
+    texts = [f"{name}: {part}" + (f" {own}" if own != word else "") for name, (part, own) in changes.items()]
+    return [f"learning: {share} {word}" + (f" ({', '.join(texts)})" if len(texts) > 1 else "")]
+
+
+def _change(frozen: float, learned: float) -> tuple[str, str]:
+    """By how much of its size something has become smaller or larger.
+
+    >>> _change(200.0, 198.0), _change(200.0, 201.0)
+    (('1.00 %', 'smaller'), ('0.50 %', 'larger'))
+    """
+    return f"{100 * abs(1 - learned / frozen):.2f} %", "larger" if learned > frozen else "smaller"
+
+
+def _note_useless_budget(job: Job, model: Model) -> None:
+    """Say so where --batches could not be planned well."""
+    if not common.learns(model):
+        common.note(job.label, f"--batches has no effect: model {model.name} does not learn")
+    elif not model.learning_gain.any():
+        common.note(job.label, f"--batches gains little: model {model.name} has no measured learning curve")

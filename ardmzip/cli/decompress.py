@@ -52,7 +52,7 @@ class Decoding:
         details = (
             f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
             f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-            f"{common.backend_name(self.device, self.backend)}"
+            f"{common.head(report.learning)}, {common.backend_name(self.device, self.backend)}"
         )
         outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
         self.messages.tell(report, f"{outcome}  {report.figures}", details)
@@ -78,7 +78,7 @@ Suffixes for -o, all lossless:
 @common.decoding_model_option
 @common.device_options
 @common.output_options
-@common.message_options
+@common.message_options()
 def decompress(
     files: tuple[str, ...], out: str | None, model: str | None, device: str, backend: str, force: bool, remove: bool,
     stdout: bool, quiet: bool, verbose: bool, as_json: bool,

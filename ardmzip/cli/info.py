@@ -56,6 +56,8 @@ def describe_file(label: str, data: bytes) -> dict[str, Any]:
         "phase": list(c.phase),
         "levels": c.order.levels,
         "calls": c.network_calls,
+        "learning": c.learning,
+        "batches": None if c.batch_ends is None else len(c.batch_ends),
         "header_bytes": len(data) - stream - len(c.side_info),
         "side_info_bytes": len(c.side_info),
         "stream_bytes": stream,
@@ -73,7 +75,8 @@ def _lines(v: dict[str, Any]) -> list[str]:
         "parts": f"{v['header_bytes']} bytes header, {v['side_info_bytes']} side information, "
         f"{v['stream_bytes']} in {streams}",
         "model": f"{v['model'] or 'not installed'} ({v['model_id']})",
-        "coding": f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}",
+        "coding": f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
+        f"{common.head(v['learning'], v['batches'])}",
         "checksums": f"pixels {v['pixel_crc32']}, file {v['file_crc32']}",
     }
     return [common.plain(v["input"]), *(f"  {name:<10} {text}" for name, text in rows.items())]

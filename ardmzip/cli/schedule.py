@@ -1,9 +1,11 @@
-"""``ardmzip schedule``: how an image's atoms are cut into network calls, and what a cut costs."""
+"""``ardmzip schedule``: the network calls and the learning batches of an image, and what they cost or gain."""
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from ardmzip.files import check_target, write_atomic
 if TYPE_CHECKING:
     import numpy as np
 
+    from ardmzip.model import Model
     from ardmzip.order import LatticeOrder
     from ardmzip.schedule import Schedule
 
@@ -42,6 +45,7 @@ class Problem:
     """What is to be cut: the atoms of an order, and what they cost at every step."""
 
     title: str
+    model: Model
     order: LatticeOrder
     sizes: np.ndarray
     loss: np.ndarray
@@ -53,18 +57,24 @@ class Problem:
 @click.command(
     epilog="""\b
 Examples:
-  ardmzip schedule                               the best cut for 768 x 512 pixels
-  ardmzip schedule --steps 20 --size 4000x3000
+  ardmzip schedule                               what compress does with 768 x 512 pixels
+  ardmzip schedule --steps 20 --size 4000x3000   the best cut into at most 20 network calls
+  ardmzip schedule --batches 10                  the best 10 batches to learn from
   ardmzip schedule --steps 20 --image img.png --plot cut.png
 
 \b
 The table names atoms by their number in coding order (docs/FORMAT.md, "Order"); an atom is one channel of one of
-the three lattices of a level. "0-35" is one network call for the atoms 0 to 35."""
+the three lattices of a level. "0-35" is one network call for the atoms 0 to 35. Every atom of level 0 has a learning
+head of its own; its batches are given by the pixels seen at their ends."""
 )
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
-    help="At most S network calls; by default the number that gives the fewest bits.",
+    help="At most S network calls; by default one for every atom, as in compress.",
+)  # fmt: skip
+@click.option(
+    "--batches", type=click.IntRange(min=1), metavar="N",
+    help="Learn in at most N batches; by default in many, as in compress.",
 )  # fmt: skip
 @click.option("--size", type=Size(), default="768x512", show_default=True, metavar="WxH", help="Size of the image.")
 @click.option("--image", metavar="FILE", help="Take size and kind from an image instead.")
@@ -72,23 +82,29 @@ the three lattices of a level. "0-35" is one network call for the atoms 0 to 35.
 @click.option("--plot", metavar="OUT", help="Draw expected bits against network calls, and the cut (.png, .svg, .pdf).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing plot.")
 def schedule(
-    model: str, steps: int | None, size: tuple[int, int], image: str | None, gray: bool, plot: str | None, force: bool
-) -> int:
-    """Show how an image is cut into network calls.
+    model: str, steps: int | None, batches: int | None, size: tuple[int, int], image: str | None, gray: bool,
+    plot: str | None, force: bool,
+) -> int:  # fmt: skip
+    """Show how an image is cut into network calls, and into batches to learn from.
 
-    Sub-pixels that are coded in one call are predicted without knowing each other, so fewer calls cost more bits. This
-    finds the cheapest cut for at most S calls by dynamic programming over losses that were measured with the model on
-    validation images, and compares it with the optimum for any number of calls.
+    Sub-pixels that are coded in one call are predicted without knowing each other, so fewer calls cost more bits.
+    Without --steps this shows what compress does by default: a call for every atom. With it, dynamic programming over
+    losses that were measured with the model on validation images finds the cheapest cut for at most S calls. Both are
+    compared with the optimum for any number of calls, which joins atoms where that costs nothing.
+
+    The network's last layer, the head, learns after every batch of pixels, so fewer batches gain less. With --batches
+    the same programme finds the best ends for at most N of them, from the model's learning curve.
     """
     target = None if plot is None else Path(plot)
     if target is not None and target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"{common.plain(plot)}: a plot is a .png, .svg or .pdf file")
-    return common.exit_code(image or model, lambda: _schedule(model, steps, size, image, gray, target, force))
+    return common.exit_code(image or model, lambda: _schedule(model, steps, batches, size, image, gray, target, force))
 
 
 def _schedule(
-    model: str, steps: int | None, size: tuple[int, int], image: str | None, gray: bool, plot: Path | None, force: bool
-) -> None:
+    model: str, steps: int | None, batches: int | None, size: tuple[int, int], image: str | None, gray: bool,
+    plot: Path | None, force: bool,
+) -> None:  # fmt: skip
     if plot is not None:
         check_target(plot, force)
     from ardmzip.schedule import best_schedule
@@ -102,8 +118,9 @@ def _schedule(
         click.echo("a single pixel needs no network call")
         return
     optimum = best_schedule(problem.sizes, problem.loss)
-    chosen = optimum if steps is None else best_schedule(problem.sizes, problem.loss, steps)
-    click.echo("\n".join(["", *_table(problem, chosen.calls), "", *_totals(problem, chosen, optimum)]))
+    chosen = _every_atom(problem) if steps is None else best_schedule(problem.sizes, problem.loss, steps)
+    parts = _table(problem, chosen.calls), _learning(problem, batches), _totals(problem, chosen, optimum, steps is None)
+    click.echo("\n".join(line for part in parts for line in ("", *part)))
     if plot is not None:
         write_atomic(plot, _plot(problem, chosen, optimum, plot.suffix[1:].lower()), force)
 
@@ -129,7 +146,16 @@ def _problem(model: str, width: int, height: int, channels: int) -> Problem:
         f"model {loaded.name} ({loaded.id.hex()}), {width} x {height} {common.kind(channels)}: "
         f"{len(order.atoms)} atoms in {order.levels} levels"
     )
-    return Problem(title, order, order.sizes(), loss_for_order(loaded.loss[channels], order))
+    return Problem(title, loaded, order, order.sizes(), loss_for_order(loaded.loss[channels], order))
+
+
+def _every_atom(p: Problem) -> Schedule:
+    """What ``compress`` does by default: a call for every atom that is not empty."""
+    from ardmzip.schedule import Schedule, expected_bits
+
+    filled = p.sizes.nonzero()[0].tolist()
+    calls = (0, *filled[1:])  # empty atoms before the first join its call
+    return Schedule(calls, expected_bits(calls, p.sizes, p.loss))
 
 
 def _table(p: Problem, calls: tuple[int, ...]) -> list[str]:
@@ -145,12 +171,58 @@ def _table(p: Problem, calls: tuple[int, ...]) -> list[str]:
     return lines
 
 
-def _totals(p: Problem, chosen: Schedule, optimum: Schedule) -> list[str]:
+def _learning(p: Problem, budget: int | None) -> list[str]:
+    """The batches that a head of level 0 learns from, and what that should gain."""
+    if not common.learns(p.model):
+        return [f"learning       none: model {p.model.name} does not tell how"]
+    from ardmzip.learning import LIMIT, batches
+    from ardmzip.schedule import best_batches
+
+    pixels, curve = int(p.sizes[-3 * p.order.channels :].max()), p.model.learning_gain
+    rule = list(batches(0, pixels))
+    if not curve.any():
+        return [
+            f"learning       {_count(rule)} for the {pixels} pixels of a head at level 0",
+            f"expected gain  unknown: model {p.model.name} has no measured learning curve"
+            + ("" if budget is None else ", so --batches cannot be planned"),
+        ]
+    usual = f"{_expected_gain(rule, curve):.4f} bits per sub-pixel of level 0"
+    if budget is None:
+        return [
+            f"learning       {_count(rule)} for the {pixels} pixels of a head at level 0",
+            f"expected gain  {usual}",
+        ]
+    ends = best_batches(pixels, curve, budget).ends
+    chosen = list(batches(0, pixels, ends))
+    limit = f", {len(chosen)} in all, as none may exceed {LIMIT}" if len(chosen) > len(ends) else ""
+    return [
+        f"learning       {_count(ends)} for the {pixels} pixels of a head at level 0{limit}",
+        *(f"{'':15}{line}" for line in textwrap.wrap(f"ending at {' '.join(map(str, ends))}", 100)),
+        f"expected gain  {_expected_gain(chosen, curve):.4f} bits per sub-pixel of level 0",
+        f"by default     {usual} with {_count(rule)}",
+    ]
+
+
+def _count(batches: Sequence[int]) -> str:
+    return "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
+
+
+def _expected_gain(batches: list[int], curve: np.ndarray) -> float:
+    """Mean gain in bits a sub-pixel: that of a batch is what the curve says of the pixels seen before it."""
+    import numpy as np
+
+    from ardmzip.schedule import learning_grid
+
+    seen = np.cumsum([0, *batches[:-1]])
+    return float(np.average(np.interp(seen, learning_grid(len(curve)), curve), weights=batches))
+
+
+def _totals(p: Problem, chosen: Schedule, optimum: Schedule, default: bool) -> list[str]:
     bits, best = p.per_subpixel(chosen.bits), p.per_subpixel(optimum.bits)
     over = f", {100 * (bits / best - 1):+.2f} %" if best > 0 else ""
     return [
-        f"network calls  {len(chosen.calls)}",
-        f"expected       {bits:.4f} bits per sub-pixel",
+        f"network calls  {len(chosen.calls)}" + (", one for every atom: the default of compress" if default else ""),
+        f"expected       {bits:.4f} bits per sub-pixel, without learning",
         f"optimum        {best:.4f} bits per sub-pixel with {len(optimum.calls)} calls (this cut{over})",
     ]
 

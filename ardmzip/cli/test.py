@@ -20,7 +20,7 @@ Examples:
 @common.files_argument
 @common.decoding_model_option
 @common.device_options
-@common.message_options
+@common.message_options()
 def test(
     files: tuple[str, ...], model: str | None, device: str, backend: str, quiet: bool, verbose: bool, as_json: bool
 ) -> int:
