@@ -68,7 +68,7 @@ def exported(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exports, "BANK_LEVELS", 3)  # losses of three levels instead of eight
-        card = exports.export(runs[-1], path, samples=60, images=1)
+        card = exports.export(runs[-1], path, samples=60, images=1, crops=3)
     return path, card
 
 
@@ -192,7 +192,9 @@ def test_exported_file(config, runs, exported):
         assert table[0, atoms - 1] > table[atoms - 1, atoms - 1]  # knowing less costs more
     layers = [f"{i}.{part}" for i in (0, 1) for part in ("weight", "bias", "shift")] + ["head.weight", "head.bias"]
     names = {f"expert.{e}.{layer}" for e in range(features.EXPERTS) for layer in layers}
+    names |= {f"learning.{e}.{part}" for e in range(features.EXPERTS) for part in ("basis", "mix", "rate")}
     assert set(loaded.tensors) == names | {f"table.{name}" for name in exports.tables.build()}
+    assert len(loaded.learning_gain) == exports.CURVE_POINTS
 
 
 def test_loss_table_of_small_images(config, runs, tmp_path):
