@@ -67,6 +67,8 @@ def compress(
         raise OptionError(f"steps must be at least 1, not {steps}")
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
+    if batches is not None and not learn:
+        raise OptionError("batches are for a head that learns")
     planes = images.to_planes(image)
     loaded, chosen = models.load(model), network.backend(device, backend)
     share = 0.5 if verify else 1.0

@@ -288,8 +288,7 @@ class Predictor:
     def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
         self.backend, self.chunk = backend, chunk
         self.experts, self.tables = model.on(backend.device)
-        if backend.product == "float32" and not all(map(float32_exact, self.experts)):
-            raise BackendError(f"the layers of model {model.name} are too wide for back end float32; use float64")
+        self._name = model.name
         self.table_arrays = model.tables
         #: Learning heads are evaluated on the CPU, whatever the trunk runs on.
         self.head_backend = backend if backend.device.type == "cpu" else network.backend("cpu")
@@ -300,6 +299,9 @@ class Predictor:
 
     def __enter__(self) -> Predictor:
         threads = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
+        if self.backend.product == "float32" and not all(map(float32_exact, self.experts)):
+            self._stack.close()
+            raise BackendError(f"the layers of model {self._name} are too wide for back end float32; use float64")
         if self.backend.device.type == "cpu" and threads > 1:
             self._threads = threads
             self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))

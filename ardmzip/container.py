@@ -293,9 +293,10 @@ def _check_content(c: Container) -> int:
         raise ValueError("calls must begin with atom 0 and rise")
     if c.calls and c.calls[-1] >= atoms:
         raise ValueError(f"a call begins at atom {c.calls[-1]}, but there are {atoms}")
-    ends = c.batch_ends
-    if ends is not None and (not c.learning or not ends or min(np.diff(ends, prepend=0)) < 1):
-        raise ValueError("batches need a learning head, and their ends must rise")
+    if c.batch_ends is not None:
+        sizes = np.diff(c.batch_ends, prepend=0)
+        if not c.learning or len(sizes) == 0 or not (1 <= sizes.min() <= sizes.max() < _VARINT_LIMIT):
+            raise ValueError("batches need a learning head, and their ends must rise, by less than 2**31 each")
     if not c.segments:
         raise ValueError("a file needs at least one stream")
     if any(words.dtype != np.uint32 or words.ndim != 1 for words in c.segments):

@@ -52,6 +52,8 @@ HALVES_MAX = (1 << 14) - 1
 #: Steps are rounded to so many parts of a weight's unit. With at most STEP_MAX of them, times 127 in every direction,
 #: the change of a weight is a sum of whole numbers below 2**53.
 WEIGHT_ONE, STEP_MAX, MAX_DIRECTIONS = 1 << 16, 1 << 36, 1 << 10
+#: So do the gradient sums of LIMIT pixels, at most 2**14 * 2**7 each, times 127 for every input.
+MAX_INPUTS = 512
 
 
 def head_inputs(hidden: int, expert: int) -> int:

@@ -98,6 +98,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
     from ardmzip.features import EXPERTS, expert_layout
 
     left = set(tensors)
+    learns = any(name.startswith("learning.") for name in tensors)
 
     def take(name: str, kind: type, shape: tuple[int | None, ...], low: int, high: int) -> np.ndarray:
         if name not in tensors:
@@ -126,7 +127,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
         bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
         sums = inputs * _INPUT_MAX * learning.HALVES_MAX + bias + _ROUNDING
-        if len(basis) > learning.MAX_DIRECTIONS or sums >= 2**31:
+        if len(basis) > learning.MAX_DIRECTIONS or inputs > learning.MAX_INPUTS or sums >= 2**31:
             raise ModelError(f"the sums of learning head {e} leave their range")
 
     for table, (kind, length, low, high) in tables.LIMITS.items():
@@ -142,7 +143,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         outputs = take_layer(f"expert.{e}.head", np.int16, width, -(2**14), 2**14 - 1)
         if outputs % 3 or outputs > 3 * _MAX_COMPONENTS:
             raise ModelError(f"expert {e} has {outputs} outputs")
-        if f"learning.{e}.basis" in tensors or "learning.0.basis" in tensors:
+        if learns:
             take_learning(e, width, outputs)
     if left:
         raise ModelError(f"unknown tensor {min(left)}")

@@ -177,7 +177,8 @@ def exact_arithmetic(device_type: str) -> Iterator[int]:
     """
     _settings.acquire()
     try:
-        with torch.autocast(device_type, enabled=False):
+        # learning heads run on the CPU whatever the device
+        with torch.autocast(device_type, enabled=False), torch.autocast("cpu", enabled=False):
             yield _settings.threads
     finally:
         _settings.release()
@@ -215,13 +216,26 @@ def _self_test(backend: Backend, sizes: tuple[tuple[int, int], ...]) -> None:
             x[0], x[rows // 2] = 127, -128
             x[-1] = torch.where(torch.arange(inputs) % 2 == 0, 127, -128).to(torch.int8)
             w[0], w[1], w[2] = 127, -128, x[-1]
-            want = x.to(torch.int64) @ w.to(torch.int64).t()
-            try:
-                got = backend.matmul(x.to(backend.device), w.to(backend.device)).cpu().to(torch.int64)
-            except RuntimeError as error:
-                raise BackendError(f"back end {backend.name} does not work here: {error}") from error
-            if not torch.equal(want, got):
-                raise BackendError(f"back end {backend.name} failed its exactness self-test on this machine")
+            _compare(backend, x, w)
+    if backend.device.type != "cpu":
+        return
+    # the gradient sums of a learning head: over any number of pixels, with a transposed factor, always on the CPU
+    inputs, outputs = sizes[-1]
+    for pixels in (1, 44, 2048):
+        x = torch.randint(-128, 128, (outputs, pixels), generator=generator, dtype=torch.int8)
+        u = torch.randint(-128, 128, (pixels, inputs), generator=generator, dtype=torch.int8)
+        x[0], x[1], u[:, 0], u[:, 1] = 127, -128, 127, -128
+        _compare(backend, x, u.t())
+
+
+def _compare(backend: Backend, x: Tensor, w: Tensor) -> None:
+    want = x.to(torch.int64) @ w.to(torch.int64).t()
+    try:
+        got = backend.matmul(x.to(backend.device), w.to(backend.device)).cpu().to(torch.int64)
+    except RuntimeError as error:
+        raise BackendError(f"back end {backend.name} does not work here: {error}") from error
+    if not torch.equal(want, got):
+        raise BackendError(f"back end {backend.name} failed its exactness self-test on this machine")
 
 
 @cache

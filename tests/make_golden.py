@@ -26,29 +26,38 @@ def waves(height: int, width: int, channels: int, noise: float) -> np.ndarray:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def images() -> dict[str, tuple[np.ndarray, int | None]]:
-    """Pixels and steps by name."""
-    photo = waves(32, 24, 3, 3.0)
+def images() -> dict[str, tuple[np.ndarray, dict]]:
+    """Pixels and options by name; files whose heads learn are named learn-*."""
+    photo = waves(96, 80, 3, 3.0)
     if SAMPLE.exists():
         with Image.open(SAMPLE) as image:
-            photo = np.asarray(image.convert("RGB"))[100:132, 140:164]
+            photo = np.asarray(image.convert("RGB"))[100:196, 140:220]
+    small, one = photo[:32, :24], np.array([[[200, 17, 3]]], np.uint8)
+    gray, side = waves(11, 17, 1, 2.0)[:, :, 0], waves(64, 144, 1, 0.5)[:, :, 0]
+    frozen: dict = {"learn": False}
     return {
-        "one": (np.array([[[200, 17, 3]]], np.uint8), None),
-        "gray": (waves(11, 17, 1, 2.0)[:, :, 0], None),
-        "photo": (photo, None),
-        "steps": (waves(30, 40, 3, 1.0), 5),
-        "side": (waves(64, 144, 1, 0.5)[:, :, 0], 20),
+        "one": (one, frozen),
+        "gray": (gray, frozen),
+        "photo": (small, frozen),
+        "steps": (waves(30, 40, 3, 1.0), frozen | {"steps": 5}),
+        "side": (side, frozen | {"steps": 20}),
+        "learn-one": (one, {}),
+        "learn-gray": (gray, {}),
+        "learn-photo": (photo, {}),
+        "learn-steps": (waves(30, 40, 3, 1.0), {"steps": 5}),
+        "learn-side": (side, {"steps": 20}),
+        "learn-batches": (photo, {"steps": 20, "batches": 12}),
     }
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name, (pixels, steps) in images().items():
+    for name, (pixels, options) in images().items():
         file, original = FOLDER / f"{name}.ardm", FOLDER / f"{name}.png"
         if file.exists() or original.exists():
             print(f"{file} is kept")
             continue
-        data = ardmzip.compress(np.ascontiguousarray(pixels), steps=steps)
+        data = ardmzip.compress(np.ascontiguousarray(pixels), **options)
         Image.fromarray(pixels).save(original, optimize=True)
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")

@@ -1,3 +1,4 @@
+import itertools
 import zlib
 from dataclasses import replace
 
@@ -22,7 +23,11 @@ def varint(value: int) -> bytes:
 
 
 def raw_file(
-    chunks: bytes = STREAM, *, start: bytes = MAGIC + b"\x01", flags: int = 0, size: bytes | None = None,
+    chunks: bytes = STREAM,
+    *,
+    start: bytes = MAGIC + b"\x01",
+    flags: int = 0,
+    size: bytes | None = None,
     end: bytes = b"\x00" + b"PCRC",
 ) -> bytes:
     """A file from hand-made parts, with a correct file checksum; 4 x 3 pixels unless said otherwise."""
@@ -31,7 +36,9 @@ def raw_file(
 
 
 def same(a: Container, b: Container) -> bool:
-    fields = ("width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc")
+    fields = (
+        "width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc", "learning", "batch_ends",
+    )  # fmt: skip
     return (
         all(getattr(a, name) == getattr(b, name) for name in fields)
         and len(a.segments) == len(b.segments)
@@ -42,6 +49,10 @@ def same(a: Container, b: Container) -> bool:
 def example() -> Container:
     words = np.array([0, 1, 0xDEADBEEF, 2**32 - 1], dtype=np.uint32)
     return Container(5, 4, 3, (1, 0), b"\x00\xff\x10\x80", b"side", (0, 1, 9, 26), (words, words[:0], words[2:]), 77)
+
+
+def learning_example() -> Container:
+    return replace(example(), learning=True, batch_ends=(100, 400, 401))
 
 
 @st.composite
@@ -56,10 +67,21 @@ def containers(draw) -> Container:
         # A full schedule comes back as None, see test_full_schedule_is_left_out.
         skipped = draw(st.sets(st.integers(1, atoms - 1), min_size=1))
         calls = tuple(index for index in range(atoms) if index not in skipped)
+    learning = draw(st.booleans())
+    sizes = draw(st.none() | st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=20)) if learning else None
     words = st.lists(st.integers(0, 2**32 - 1), max_size=50).map(lambda x: np.array(x, dtype=np.uint32))
     return Container(
-        width, height, channels, phase, draw(st.binary(min_size=4, max_size=4)), draw(st.binary(max_size=255)), calls,
-        tuple(draw(st.lists(words, min_size=1, max_size=4))), draw(st.integers(0, 2**32 - 1)),
+        width,
+        height,
+        channels,
+        phase,
+        draw(st.binary(min_size=4, max_size=4)),
+        draw(st.binary(max_size=255)),
+        calls,
+        tuple(draw(st.lists(words, min_size=1, max_size=4))),
+        draw(st.integers(0, 2**32 - 1)),
+        learning,
+        None if sizes is None else tuple(itertools.accumulate(sizes)),
     )
 
 
@@ -72,16 +94,33 @@ def test_round_trip(container):
     assert pack(unpack(data)) == data
 
 
-@given(st.binary(max_size=200))
-def test_random_bytes_with_a_correct_checksum(middle):
+def read_or_refused(data: bytes) -> None:
     """Whatever a file holds, it is read or refused with FormatError, and what is read is written back alike."""
-    body = MAGIC + b"\x01" + middle
-    data = body + zlib.crc32(body).to_bytes(4, "little")
     try:
         container = unpack(data)
     except FormatError:
         return
     assert same(unpack(pack(container)), container)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_with_a_correct_checksum(middle):
+    body = MAGIC + b"\x01" + middle
+    read_or_refused(body + zlib.crc32(body).to_bytes(4, "little"))
+
+
+@given(
+    st.integers(0, 15),
+    st.lists(
+        st.tuples(
+            st.sampled_from([0x05, 0x81, 0x82, 0x83, 0x84, 0x87]),
+            st.binary(max_size=6) | st.sampled_from([b"\x01\x00\x00", b"\x05\x81\x01", bytes(4)]),
+        ),
+        max_size=5,
+    ),
+)
+def test_random_chunks(flags, chunks):
+    read_or_refused(raw_file(b"".join(bytes([kind, len(payload)]) + payload for kind, payload in chunks), flags=flags))
 
 
 def test_bytes_of_a_file():
@@ -96,6 +135,10 @@ def test_bytes_of_a_file():
         "00 4d000000"  # end, checksum of the pixels
     )
     assert pack(example()) == body + zlib.crc32(body).to_bytes(4, "little")
+    start, stream = body.index(b"\x83"), body[5:6]
+    assert stream == b"\x02"
+    body = body[:5] + b"\x0a" + body[6:start] + bytes.fromhex("8704 64 ac02 01") + body[start:]
+    assert pack(learning_example()) == body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def test_segments_are_ready_for_the_coder():
@@ -142,7 +185,7 @@ def test_single_pixel_has_no_schedule():
 
 
 def test_every_bit_flip_is_refused():
-    data = pack(example())
+    data = pack(learning_example())
     for position in range(len(data)):
         for bit in range(8):
             broken = bytearray(data)
@@ -152,7 +195,7 @@ def test_every_bit_flip_is_refused():
 
 
 def test_every_truncation_and_extension_is_refused():
-    data = pack(example())
+    data = pack(learning_example())
     for length in range(len(data)):
         with pytest.raises(FormatError, match=r"empty|truncated"):
             unpack(data[:length])
@@ -176,7 +219,7 @@ def test_unknown_version_comes_before_the_checksum():
 
 
 def test_checksum_comes_before_the_header():
-    data = bytearray(raw_file(flags=0xF8))
+    data = bytearray(raw_file(flags=0xF0))
     data[-1] ^= 1
     with pytest.raises(FormatError, match="file checksum does not match"):
         unpack(data)
@@ -185,23 +228,53 @@ def test_checksum_comes_before_the_header():
 @pytest.mark.parametrize("kind", [0x01, 0x05, 0x7F])
 def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
     extra = bytes([kind]) + varint(200) + bytes(200)
-    plain = b"\x81\x01s", b"\x82\x03\x01\x01\x00", STREAM, STREAM
-    expected = unpack(raw_file(b"".join(plain)))
-    for position in range(5):
+    plain = b"\x81\x01s", b"\x82\x03\x01\x01\x00", b"\x87\x01\x09", STREAM, STREAM
+    expected = unpack(raw_file(b"".join(plain), flags=8))
+    assert expected.batch_ends == (9,)
+    for position in range(6):
         chunks = b"".join((*plain[:position], extra, extra, *plain[position:]))
-        assert same(unpack(raw_file(chunks)), expected)
+        assert same(unpack(raw_file(chunks, flags=8)), expected)
 
 
-@pytest.mark.parametrize("kind", [0x80, 0x84, 0x86, 0xFF])
+@pytest.mark.parametrize("kind", [0x80, 0x84, 0x85, 0x86, 0x88, 0xFF])
 def test_unknown_critical_chunks_are_refused(kind):
     with pytest.raises(FormatError, match=f"critical chunk 0x{kind:02x}"):
         unpack(raw_file(STREAM + bytes([kind]) + b"\x00"))
 
 
-@pytest.mark.parametrize("flags", [8, 16, 32, 64, 128, 0xF8])
+@pytest.mark.parametrize("flags", [16, 32, 64, 128, 0xF0, 0xF8])
 def test_reserved_flags_are_refused(flags):
     with pytest.raises(FormatError, match="reserved"):
         unpack(raw_file(flags=flags))
+
+
+def test_learning():
+    assert not unpack(raw_file()).learning
+    container = unpack(raw_file(flags=8))
+    assert container.learning
+    assert container.batch_ends is None
+    largest = varint(2**31 - 1)
+    batches = b"\x87" + varint(2 + 3 * 5) + b"\x80\x01" + 3 * largest
+    assert unpack(raw_file(batches + STREAM, flags=8)).batch_ends == tuple(128 + k * (2**31 - 1) for k in range(4))
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"", "empty list of batches"),
+        (b"\x00", "batch: must not be 0"),
+        (b"\x05\x00\x05", "batch: must not be 0"),
+        (b"\x05\x85", "too early"),
+        (b"\x85\x00", "batch: the number is not in its shortest form"),
+        (b"\x05\x80\x80\x80\x80\x08", "batch: the number is too large"),
+    ],
+)
+def test_malformed_batches_are_refused(payload, message):
+    chunk = b"\x87" + varint(len(payload)) + payload
+    with pytest.raises(FormatError, match=message):
+        unpack(raw_file(chunk + STREAM, flags=8))
+    with pytest.raises(FormatError, match="batches of a learning head in a file without one"):
+        unpack(raw_file(chunk + STREAM))
 
 
 @pytest.mark.parametrize("size", [b"\x84\x00\x03", b"\x04\x83\x80\x00", b"\x04\x83\x80\x80\x80\x00"])
@@ -244,26 +317,34 @@ def test_phase_needs_two_pixels(flags, size):
         unpack(raw_file(flags=flags, size=size))
 
 
-@pytest.mark.parametrize(("chunks", "message"), [
-    (b"", "no stream"),
-    (b"\x81\x01s", "no stream"),
-    (b"\x83\x05hello", "32-bit words"),
-    (b"\x81\x00" + STREAM, "side information of 0 bytes"),
-    (b"\x81\x80\x02" + bytes(256) + STREAM, "side information of 256 bytes"),
-    (b"\x81\x01s\x81\x01s" + STREAM, "misplaced side information chunk: repeated"),
-    (b"\x82\x03\x01\x00\x00\x82\x03\x01\x00\x00" + STREAM, "misplaced schedule chunk: repeated"),
-    (b"\x82\x03\x01\x00\x00\x81\x01s" + STREAM, "misplaced side information chunk: after the schedule chunk"),
-    (STREAM + b"\x81\x01s", "misplaced side information chunk: after the stream chunk"),
-    (STREAM + b"\x82\x03\x01\x00\x00", "misplaced schedule chunk: after the stream chunk"),
-    (b"\x82\x03\xfe\xff\x03" + STREAM, "first atom"),
-    (b"\x82\x03\x01\x00\x04" + STREAM, "unused bits"),
-    (b"\x82\x02\x01\x00" + STREAM, "18 atoms"),
-    (b"\x82\x04\x01\x00\x00\x00" + STREAM, "18 atoms"),
-    (b"\x83\xff\xff\xff\xff\x07", "too early"),
-])
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        (b"", "no stream"),
+        (b"\x81\x01s", "no stream"),
+        (b"\x83\x05hello", "32-bit words"),
+        (b"\x81\x00" + STREAM, "side information of 0 bytes"),
+        (b"\x81\x80\x02" + bytes(256) + STREAM, "side information of 256 bytes"),
+        (b"\x81\x01s\x81\x01s" + STREAM, "misplaced side information chunk: repeated"),
+        (b"\x82\x03\x01\x00\x00\x82\x03\x01\x00\x00" + STREAM, "misplaced schedule chunk: repeated"),
+        (b"\x82\x03\x01\x00\x00\x81\x01s" + STREAM, "misplaced side information chunk: after the schedule chunk"),
+        (STREAM + b"\x81\x01s", "misplaced side information chunk: after the stream chunk"),
+        (STREAM + b"\x82\x03\x01\x00\x00", "misplaced schedule chunk: after the stream chunk"),
+        (b"\x82\x03\xfe\xff\x03" + STREAM, "first atom"),
+        (b"\x82\x03\x01\x00\x04" + STREAM, "unused bits"),
+        (b"\x82\x02\x01\x00" + STREAM, "18 atoms"),
+        (b"\x82\x04\x01\x00\x00\x00" + STREAM, "18 atoms"),
+        (b"\x87\x01\x05\x87\x01\x05" + STREAM, "misplaced batches chunk: repeated"),
+        (STREAM + b"\x87\x01\x05", "misplaced batches chunk: after the stream chunk"),
+        (b"\x87\x01\x05\x82\x03\x01\x00\x00" + STREAM, "misplaced schedule chunk: after the batches chunk"),
+        (b"\x87\x01\x05\x81\x01s" + STREAM, "misplaced side information chunk: after the batches chunk"),
+        (b"\x83\xff\xff\xff\xff\x07", "too early"),
+    ],
+)
 def test_malformed_chunks_are_refused(chunks, message):
-    with pytest.raises(FormatError, match=message):
-        unpack(raw_file(chunks))
+    for flags in (0, 8):
+        with pytest.raises(FormatError, match=message):
+            unpack(raw_file(chunks, flags=flags))
 
 
 @pytest.mark.parametrize("end", [b"", b"\x00", b"\x00abc", b"\x00PCRC!", b"\x00PCRC" + STREAM, b"\x00\x00PCRC"])
@@ -272,13 +353,36 @@ def test_malformed_ends_are_refused(end):
         unpack(raw_file(end=end))
 
 
-@pytest.mark.parametrize("changes", [
-    {"width": 0}, {"height": 2**31}, {"channels": 4}, {"phase": (0, 2)}, {"width": 1, "phase": (0, 1)},
-    {"model_id": b"abc"}, {"side_info": bytes(256)}, {"calls": ()}, {"calls": (1, 2)}, {"calls": (0, 2, 1)},
-    {"calls": (0, 1, 1)}, {"calls": (0, 27)}, {"calls": (-1, 0)}, {"segments": ()},
-    {"segments": (np.zeros(2, np.int64),)}, {"segments": (np.zeros((1, 1), np.uint32),)}, {"pixel_crc": 2**32},
-    {"pixel_crc": -1}, {"width": 1, "height": 1, "phase": (0, 0), "calls": (0,)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 0},
+        {"height": 2**31},
+        {"channels": 4},
+        {"phase": (0, 2)},
+        {"width": 1, "phase": (0, 1)},
+        {"model_id": b"abc"},
+        {"side_info": bytes(256)},
+        {"calls": ()},
+        {"calls": (1, 2)},
+        {"calls": (0, 2, 1)},
+        {"calls": (0, 1, 1)},
+        {"calls": (0, 27)},
+        {"calls": (-1, 0)},
+        {"segments": ()},
+        {"segments": (np.zeros(2, np.int64),)},
+        {"segments": (np.zeros((1, 1), np.uint32),)},
+        {"pixel_crc": 2**32},
+        {"pixel_crc": -1},
+        {"width": 1, "height": 1, "phase": (0, 0), "calls": (0,)},
+        {"batch_ends": (5,)},
+        {"learning": True, "batch_ends": ()},
+        {"learning": True, "batch_ends": (0, 5)},
+        {"learning": True, "batch_ends": (5, 5)},
+        {"learning": True, "batch_ends": (5, 4)},
+        {"learning": True, "batch_ends": (2**31,)},
+    ],
+)
 def test_pack_refuses_what_the_format_cannot_hold(changes):
     fields = {**vars(example()), **changes}
     with pytest.raises(ValueError, match=r"."):

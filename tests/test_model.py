@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ardmzip import codec, container, features, model, network, tables
+from ardmzip import codec, container, features, learning, model, network, tables
 from ardmzip.errors import FormatError, ModelError
 
 
@@ -28,7 +28,23 @@ def small_tensors() -> dict[str, np.ndarray]:
     return tensors
 
 
+def learning_tensors(hidden: int = 3, directions: int = 2) -> dict[str, np.ndarray]:
+    """What lets the heads of such a model learn."""
+    tensors = {}
+    for e in range(features.EXPERTS):
+        inputs = learning.head_inputs(hidden, e)
+        tensors |= {
+            f"learning.{e}.basis": (np.arange(directions * inputs) % 255 - 127)
+            .astype(np.int8)
+            .reshape(directions, inputs),
+            f"learning.{e}.mix": np.diag([65536, -65536, 9]).astype(np.int32),
+            f"learning.{e}.rate": np.arange(directions, dtype=np.int32) % 2 * (2**31 - 1),
+        }
+    return tensors
+
+
 SMALL = small_tensors()
+LEARNING = SMALL | learning_tensors()
 LOSS = {3: np.triu(np.ones((9, 9))), 1: np.zeros((3, 3))}
 CARD = {"data": ["a", "b"], "note": "für alle"}
 
@@ -62,6 +78,42 @@ def test_save_and_load(tmp_path):
     assert set(loaded.tables) == set(tables.LIMITS)
     assert path.stat().st_mode & 0o777 == 0o644
     assert model.load(str(path)).id == identity
+
+
+def test_save_and_load_a_model_that_learns(tmp_path):
+    path, gain = tmp_path / "x.safetensors", np.arange(5.0)
+    identity = model.save(path, "x", LEARNING, LOSS, np.zeros(22), np.ones(22), CARD, gain)
+    loaded = model.load(path)
+    assert loaded.id == identity == model.model_id(LEARNING) != model.model_id(SMALL)
+    assert loaded.learning_gain.tolist() == gain.tolist()
+    heads = loaded.learning_heads()
+    assert len(heads) == features.EXPERTS
+    for e, head in enumerate(heads):
+        assert head.halves.shape == (16, learning.padded_inputs(3, e))
+        assert head.halves.shape[1] % features.ALIGN == 0
+        np.testing.assert_array_equal(head.exact[:, :3], 65536.0 * SMALL[f"expert.{e}.head.weight"])
+        assert not head.exact[:, 3:].any()
+    path = tmp_path / "y.safetensors"
+    save(path)
+    assert model.load(path).learning_heads() is None
+    assert not model.load(path).learning_gain.any()
+
+
+def test_invalid_learning_curve(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for gain in (np.ones(1), np.ones((2, 2)), np.array([0, np.nan])):
+        model.save(path, "x", LEARNING, LOSS, np.zeros(22), np.ones(22), CARD, gain)
+        with pytest.raises(ModelError, match="its learning curve is not valid"):
+            model.load(path)
+
+
+def test_inputs_of_learning_heads():
+    """docs/FORMAT.md: hidden layer, taps of three planes, six scalars, the constant."""
+    for e in range(features.EXPERTS):
+        kind, channel = e // 3 % 3, e % 3
+        taps = 3 * (16, 24, 40)[kind] + 8 * channel
+        assert learning.head_inputs(256, e) == 256 + taps + 7
+        assert 0 <= learning.padded_inputs(256, e) - learning.head_inputs(256, e) < 16
 
 
 def test_metadata(tmp_path):
@@ -229,6 +281,60 @@ for _name, (_, _, _low, _high) in tables.LIMITS.items():
         INVALID[f"{_name} low"] = edited(f"table.{_name}", with_first(_low - 1)), f"table.{_name} has values out of"
     if _name != "compand":
         INVALID[f"{_name} high"] = edited(f"table.{_name}", with_first(_high + 1)), f"table.{_name} has values out of"
+
+
+def taught(name: str, change) -> dict[str, np.ndarray]:
+    return {**LEARNING, name: change(LEARNING[name])}
+
+
+def wide(hidden: int) -> dict[str, np.ndarray]:
+    """A model whose last hidden layers have so many units."""
+    tensors = LEARNING | learning_tensors(hidden)
+    for e in range(features.EXPERTS):
+        inputs = features.expert_layout(e).inputs
+        tensors[f"expert.{e}.0.weight"] = np.ones((hidden, inputs), np.int8)
+        tensors[f"expert.{e}.0.bias"] = tensors[f"expert.{e}.0.shift"] = np.zeros(hidden, np.int32)
+        tensors[f"expert.{e}.head.weight"] = np.ones((3, hidden), np.int16)
+    return tensors
+
+
+INVALID |= {
+    "no basis": ({k: v for k, v in LEARNING.items() if k != "learning.3.basis"}, "learning.3.basis is missing"),
+    "no mix": ({k: v for k, v in LEARNING.items() if k != "learning.3.mix"}, "learning.3.mix is missing"),
+    "no rate": ({k: v for k, v in LEARNING.items() if k != "learning.17.rate"}, "learning.17.rate is missing"),
+    "mix alone": ({**SMALL, "learning.0.mix": LEARNING["learning.0.mix"]}, "tensor learning.0.basis is missing"),
+    "expert 18": ({**LEARNING, "learning.18.rate": LEARNING["learning.0.rate"]}, "unknown tensor learning.18.rate"),
+    "basis inputs": (taught("learning.3.basis", lambda b: b[:, 1:].copy()), r"learning.3.basis is int8 \(2, "),
+    "basis dtype": (taught("learning.3.basis", lambda b: b.astype(np.int16)), "learning.3.basis is int16"),
+    "no direction": (taught("learning.3.basis", lambda b: b[:0]), r"learning.3.basis is int8 \(0, "),
+    "basis": (taught("learning.3.basis", with_first(-128)), "out of its range of -127 to 127"),
+    "mix shape": (taught("learning.3.mix", lambda m: m[:2]), r"learning.3.mix is int32 \(2, 3\)"),
+    "mix high": (taught("learning.3.mix", with_first(65537)), "out of its range of -65536 to 65536"),
+    "mix low": (taught("learning.3.mix", with_first(-65537)), "out of its range of -65536 to 65536"),
+    "rate shape": (taught("learning.3.rate", lambda r: r[:1]), r"learning.3.rate is int32 \(1,\)"),
+    "rate low": (taught("learning.3.rate", with_first(-1)), "out of its range of 0 to 2147483647"),
+    "directions": (LEARNING | learning_tensors(3, 1025), "sums of learning head 0 leave their range"),
+    "learning sum": (
+        taught("expert.3.head.bias", with_first(2**31 - 2**22)) | {"expert.3.head.weight": np.zeros((3, 3), np.int16)},
+        "sums of learning head 3 leave their range",
+    ),
+}
+
+
+def test_too_many_learning_inputs():
+    """docs/FORMAT.md: at most 512, so that products in float64 are exact; 65,536 pixels a batch."""
+    most = 512 - 120 - 16 - 7
+    model.check(wide(most))
+    assert learning.LIMIT * learning.HALVES_MAX * 128 * 127 * 512 < 2**53
+    with pytest.raises(ModelError, match="learning head 8"):
+        model.check(wide(most + 1))
+
+
+def test_learning_tensors_of_some_experts_only():
+    for some in (range(1, 18), [5]):
+        tensors = SMALL | {k: v for k, v in LEARNING.items() if k.startswith(tuple(f"learning.{e}." for e in some))}
+        with pytest.raises(ModelError, match="learning"):
+            model.check(tensors)
 
 
 @pytest.mark.parametrize("name", list(INVALID))

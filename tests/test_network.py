@@ -117,6 +117,20 @@ def test_float32_bound(photo):
     assert all(map(network.float32_exact, photo.on(CPU)[0]))
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS, ids=lambda backend: backend.name)
+def test_products_of_learning_heads(backend):
+    """Outputs of few rows, and gradient sums over any number of pixels, of which the second factor is transposed."""
+    rng = np.random.default_rng(11)
+    for n in (1, 2, 7, 44, 128, 1023, 1024, 1025, 2048, 5000):
+        u = torch.from_numpy(rng.choice([-128, 127], (n, 400)).astype(np.int8))
+        halves = torch.from_numpy(rng.choice([-128, 127], (32, n)).astype(np.int8))
+        halves[0], halves[1], u[:, 0] = 127, -128, 127
+        weight = torch.from_numpy(rng.choice([-128, 127], (32, 400)).astype(np.int8))
+        with network.exact_arithmetic("cpu"):
+            assert torch.equal(backend.matmul(halves, u.t()).long(), halves.long() @ u.long())
+            assert torch.equal(backend.matmul(u, weight).long(), u.long() @ weight.long().t())
+
+
 class OffByOne(Backend):
     """Wrong by one unit in one place of one product."""
 

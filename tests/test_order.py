@@ -99,9 +99,18 @@ def test_large_images_need_few_atoms():
     assert LatticeOrder(2**31 - 1, 1, 1).levels == 31
 
 
-@pytest.mark.parametrize("arguments", [
-    (0, 1, 1), (1, 0, 1), (4, 4, 2), (4, 4, 1, (2, 0)), (4, 4, 1, (0, -1)), (1, 4, 1, (1, 0)), (4, 1, 3, (0, 1)),
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0, 1, 1),
+        (1, 0, 1),
+        (4, 4, 2),
+        (4, 4, 1, (2, 0)),
+        (4, 4, 1, (0, -1)),
+        (1, 4, 1, (1, 0)),
+        (4, 1, 3, (0, 1)),
+    ],
+)
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"pixel|channels|phase"):
         LatticeOrder(*arguments)

@@ -1,0 +1,309 @@
+"""A decoder written from docs/FORMAT.md, in plain Python and with none of the codec's code except for the container."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+Tables = dict[str, list[int]]
+
+
+def clamp(a, low, high):
+    return min(max(a, low), high)
+
+
+class Stream:
+    """A rANS stream: "Streams"."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self.words, self.state = [int(word) for word in words], 0
+        while self.words and self.state < 2**32:
+            self.state = self.state * 2**32 + self.words.pop()
+
+    def symbol(self, bounds: list[int]) -> int:
+        """One of the symbols whose intervals lie between successive bounds."""
+        q = self.state % 2**24
+        symbol = max(s for s in range(len(bounds) - 1) if bounds[s] <= q)
+        self.state = self.state // 2**24 * (bounds[symbol + 1] - bounds[symbol]) + q - bounds[symbol]
+        if self.state < 2**32 and self.words:
+            self.state = self.state * 2**32 + self.words.pop()
+        return symbol
+
+
+def parts(k: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The two parts of the window of kind k: "Taps"."""
+    places = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
+    first = ({(1, 1)}, {(0, 1), (1, 0)}, {(1, 0), (0, 1), (1, 1)})[k]
+    return (
+        [p for p in places if (p[0] % 2, p[1] % 2) in first],
+        [p for p in places if (p[0] % 2, p[1] % 2) == (0, 0) and p != (0, 0)],
+    )
+
+
+def taps(k: int, c: int) -> int:
+    """Taps that the experts of kind k and channel c read in all planes."""
+    first, second = map(len, parts(k))
+    return 3 * first + c * second
+
+
+def inputs(q: dict, y: int, x: int, l: int, k: int, c: int, side: list, table: Tables) -> tuple[list[int], int, int]:  # noqa: E741
+    """Inputs, centre and class of a sub-pixel: "Features". ``q``: {(y, x, channel): value} of the known sub-pixels."""
+    first, second = parts(k)
+    weight = {1: 64, 2: 32, 4: 16, 5: 16, 8: 4, 9: 4, 10: 4, 13: 2, 18: 1}
+
+    def value(j, dy, dx):
+        if (y + dy, x + dx, j) not in q:
+            return None
+        return q[y + dy, x + dx, j] - (q[y + dy, x + dx, 0] if j else 0)
+
+    read_taps, refs, classes, fractions = [], [], [], []
+    for j in range(3):
+        read = first + (second if j < c else [])
+        w = [weight[dy * dy + dx * dx] for dy, dx in read]
+        p = [value(j, dy, dx) for dy, dx in read]
+        known = [i for i in range(len(read)) if p[i] is not None]
+        total = sum(w[i] for i in known)
+        ref = (64 * sum(w[i] * p[i] for i in known) + (total >> 1)) // total if total else (0 if j else 8192)
+        if j < c and value(j, 0, 0) is not None:
+            ref = 64 * value(j, 0, 0)
+        a = 28
+        if total:
+            spread = sum(w[i] * abs(64 * p[i] - ref) for i in known) // total
+            a = table["class_of"][min(spread >> 2, 8191)]
+        for i in range(len(read)):
+            if p[i] is None:
+                read_taps.append(0)
+                continue
+            d = 64 * p[i] - ref
+            entry = table["compand"][1024 * a + min(abs(d) >> 4, 1023)]
+            read_taps.append(entry if d >= 0 else -entry)
+        refs.append(ref)
+        classes.append(a)
+        fractions.append(32 * total // sum(w))
+    scalars = [4 * a - 64 for a in classes]
+    scalars += [(refs[0] >> 7) - 64, refs[1] >> 8, refs[2] >> 8, *fractions]
+    scalars += [32 * (c > j and value(j, 0, 0) is not None) for j in (0, 1)]
+    scalars += [32 * (l >= i) for i in range(1, 7)]
+    scalars += [32, *side] if side else [0] * 23
+    x_ = read_taps + scalars
+    x_ += [0] * (-len(x_) % 16)
+    return x_, clamp(refs[c] + (refs[0] if c else 0), 0, 16320), classes[c]
+
+
+def hidden(x: list[int], e: int, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The outputs of the last layer before the head: "Evaluation"."""
+    h, i = np.array(x), 0
+    while f"expert.{e}.{i}.weight" in tensors:
+        weight, bias, shift = (tensors[f"expert.{e}.{i}.{part}"].astype(int) for part in ("weight", "bias", "shift"))
+        h = np.clip((weight @ h + bias) >> shift, 0, 127)
+        i += 1
+    return h
+
+
+def frozen_outputs(h: np.ndarray, e: int, tensors: dict[str, np.ndarray]) -> list[int]:
+    """The outputs of a head that does not learn: "Evaluation"."""
+    return ((tensors[f"expert.{e}.head.weight"].astype(int) @ h + tensors[f"expert.{e}.head.bias"] + 64) >> 7).tolist()
+
+
+Mixture = tuple[list[int], list[int], list[int]]
+
+
+def mixture(y: list[int], centre: int, a: int, table: Tables) -> Mixture:
+    """The parameters w, mu and s: "Mixture and frequencies"."""
+    count = len(y) // 3
+    logits, means, scales = y[:count], y[count : 2 * count], y[2 * count :]
+    e = [table["exp2"][min((max(logits) - logit) >> 2, 1023)] for logit in logits]
+    w = [2**14 * part // sum(e) for part in e]
+    w[logits.index(max(logits))] += 2**14 - sum(w)
+    unit = table["class_scale"][a]
+    mu = [clamp(centre + ((clamp(mean, -16384, 16384) * unit) >> 8), -4096, 20416) for mean in means]
+    s = [clamp((scale >> 2) + 16 * a + 256, 0, 895) for scale in scales]
+    return w, mu, s
+
+
+def argument(x64: int, mu: int, s: int, table: Tables) -> int:
+    """Entry of the logistic table for a place in 1/64 grey level."""
+    return clamp((((x64 - mu) * table["inv_mantissa"][s]) >> table["inv_shift"][s]) + 2048, 0, 4095)
+
+
+def cumulative(m: Mixture, table: Tables) -> Callable[[int], int]:
+    """The function F: "Mixture and frequencies"."""
+
+    def f(x: int) -> int:
+        if x in (0, 256):
+            return x << 16
+        g = sum(w * table["logistic"][argument(64 * x - 32, mu, s, table)] for w, mu, s in zip(*m, strict=True)) >> 6
+        return g - (g >> 12) + 16 * x
+
+    return f
+
+
+def low_bounds(f: Callable[[int], int], high: int) -> list[int]:
+    """G(0) to G(16): "Nibbles"."""
+    bounds = [f(16 * high + i) - f(16 * high) for i in range(17)]
+    return [b * (2**24 - 16) // bounds[16] + i for i, b in enumerate(bounds)]
+
+
+def gradient(m: Mixture, v: int, a: int, table: Tables) -> list[int]:
+    """Slope of the code length of the value v by the outputs: "Learning", "Gradient"."""
+    p, rows = 0, []
+    for w, mu, s in zip(*m, strict=True):
+        low, high = argument(64 * v - 32, mu, s, table), argument(64 * v + 32, mu, s, table)
+        below = 0 if v == 0 else table["logistic"][low]
+        above = 65536 if v == 255 else table["logistic"][high]
+        p += w * (above - below)
+        rows.append((w, s, low, high, below, above))
+    q = 1 / float(p + 1024)
+    g: tuple[list[int], ...] = [], [], []
+    for w, s, low, high, below, above in rows:
+        left, right = (below * (65536 - below)) >> 16, (above * (65536 - above)) >> 16
+        ratio = (table["class_scale"][a] * table["inv_mantissa"][s]) >> table["inv_shift"][s]
+        by_weight = ((w * p) >> 14) - w * (above - below)
+        by_mean = w * (right - left) * ratio
+        by_scale = w * ((2 * high - 4095) * right - (2 * low - 4095) * left)
+        for part, number, factor in zip(g, (by_weight, by_mean, by_scale), (1024, 11.541560327111707, 4), strict=True):
+            part.append(clamp(round(float(number) * q * factor), -16383, 16383))
+    return [*g[0], *g[1], *g[2]]
+
+
+class Head:
+    """State of a head that learns: "Learning"."""
+
+    def __init__(self, tensors: dict[str, np.ndarray], e: int) -> None:
+        trained = tensors[f"expert.{e}.head.weight"].astype(int)
+        self.basis = tensors[f"learning.{e}.basis"].astype(int)
+        self.mix = tensors[f"learning.{e}.mix"].astype(int)
+        self.rate = tensors[f"learning.{e}.rate"].astype(int)
+        self.bias = tensors[f"expert.{e}.head.bias"].astype(int)
+        self.taps = taps(e // 3 % 3, e % 3)
+        directions, count = self.basis.shape
+        outputs, hidden = trained.shape
+        assert count == hidden + self.taps + 7
+        self.fine = np.zeros((outputs, count), int)
+        self.fine[:, :hidden] = 65536 * trained
+        self.square = np.zeros((outputs, directions))
+        self.power, self.seen = 1.0, 0
+
+    @property
+    def weight(self) -> np.ndarray:
+        """``fine`` in whole units, halves to even."""
+        below, rest = self.fine >> 16, self.fine & 65535
+        return below + ((rest > 32768) | ((rest == 32768) & (below % 2 == 1)))
+
+    def inputs(self, h: list[int], x: list[int]) -> list[int]:
+        return [*h, *x[: self.taps + 6], 16]
+
+    def outputs(self, u: list[int]) -> list[int]:
+        return ((self.weight @ np.array(u) + self.bias + 64) >> 7).tolist()
+
+    def step(self, u: list[list[int]], g: list[list[int]]) -> None:
+        """Inputs and gradients of a batch: one row a sub-pixel. int64 holds the sums: they are below 2**53."""
+        projected = np.array(g).T @ np.array(u) @ self.basis.T
+        self.power = self.power * 0.95
+        settled = 1 - self.power
+        rate = (self.rate / 256) / math.sqrt(1 + self.seen / 16384)
+        q = self.mixed(projected.astype(float)) / len(u)
+        self.square = 0.95 * self.square + (1 - 0.95) * (q * q)
+        v = self.mixed(rate * q / (np.sqrt(self.square / settled) + 2.0**-20))
+        z = np.array([[round(clamp(entry, -(2.0**36), 2.0**36)) for entry in row] for row in v.tolist()])
+        self.fine = np.clip(self.fine - z @ self.basis, -16383 * 65536, 16383 * 65536)
+        self.seen += len(u)
+
+    def mixed(self, rows: np.ndarray) -> np.ndarray:
+        """Sums of float products over the rows: each product rounded, then added, in ascending order of the rows."""
+        out = np.zeros(rows.shape)
+        for j in range(len(rows)):
+            out = out + (self.mix[:, j, None] / 65536) * rows[j]
+        return out
+
+
+def order(n: int) -> list[int]:
+    """Numbers in raster order of the pixels of an atom of a file with learning heads: "Order"."""
+    step = max(1, n * 40503 // 65536)
+    while math.gcd(step, n) != 1:
+        step += 1
+    return [i * step % n for i in range(n)]
+
+
+def batches(n: int, seen: int, ends: list[int] | None) -> Iterator[int]:
+    """Sizes of an atom's batches: "Batches". ends: sums of the sizes in the batches chunk, None without one."""
+    left = n
+    while left:
+        if ends is None:
+            size = clamp(seen // 64, 128, 2048)
+        else:
+            size = min((t - seen for t in ends if t > seen), default=65536)
+        size = min(size, left, 65536)
+        yield size
+        left -= size
+        seen += size
+
+
+def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """uint8 [channels, height, width]; images of one stream, and no batch of more than 65,536 pixels."""
+    table = {name.split(".")[1]: array.tolist() for name, array in tensors.items() if name.startswith("table.")}
+    side = [byte - 256 if byte > 127 else byte for byte in container.side_info]
+    height, width, (py, px) = container.height, container.width, container.phase
+    levels = 0
+    if height * width > 1:
+        levels = max(1, int(np.ceil(np.log2(max(height - py, width - px)))))
+    (words,) = container.segments
+    stream = Stream(words)
+    flat = [s << 20 for s in range(17)]
+    channels = range(container.channels)
+    high = [stream.symbol(flat) for _ in channels]
+    known = {(py, px, c): 16 * high[c] + stream.symbol(flat) for c in channels}  # (y, x, channel) in the image
+    heads = [Head(tensors, e) for e in range(18)] if container.learning else []
+
+    atoms = [(l, k, c) for l in reversed(range(levels)) for k in range(3) for c in channels]  # noqa: E741
+    starts = list(container.calls) if container.calls is not None else list(range(len(atoms)))
+    for start, end in pairwise([*starts, len(atoms)]):
+        decoded = {}
+        for l, k, c in atoms[start:end]:  # noqa: E741
+            e = (min(l, 1) * 3 + k) * 3 + c
+            oy, ox = (0, 0) if l == 0 else (py, px)  # of Q_l in the image
+            qy, qx = (py, px) if l == 0 else (0, 0)
+            step = 2**l
+            # q: the known sub-pixels of Q_l, by their place in Q_l
+            q = {
+                ((y - oy) // step, (x - ox) // step, j): v
+                for (y, x, j), v in known.items()
+                if (y - oy) % step == 0 and (x - ox) % step == 0
+            }
+            rows, columns = -(-(height - oy) // step), -(-(width - ox) // step)
+            first = ((1 - qy, 1 - qx), (qy, 1 - qx), (1 - qy, qx))[k]
+            places = [(y, x) for y in range(first[0], rows, 2) for x in range(first[1], columns, 2)]
+            sizes = [len(places)] if places else []
+            if heads and places:
+                places = [places[number] for number in order(len(places))]
+                sizes = list(batches(len(places), heads[e].seen, container.batch_ends))
+            for size in sizes:
+                batch, places = places[:size], places[size:]
+                inside, mixtures = [], []
+                for y, x in batch:
+                    numbers, centre, a = inputs(q, y, x, l, k, c, side, table)
+                    h = hidden(numbers, e, tensors)
+                    if heads:
+                        u = heads[e].inputs(h.tolist(), numbers)
+                        mixtures.append(mixture(heads[e].outputs(u), centre, a, table))
+                        inside.append((u, a))
+                    else:
+                        mixtures.append(mixture(frozen_outputs(h, e, tensors), centre, a, table))
+                functions = [cumulative(m, table) for m in mixtures]
+                high = [stream.symbol([f(16 * h) for h in range(17)]) for f in functions]
+                values = [16 * h + stream.symbol(low_bounds(f, h)) for h, f in zip(high, functions, strict=True)]
+                for (y, x), v in zip(batch, values, strict=True):
+                    decoded[oy + step * y, ox + step * x, c] = v
+                if heads:
+                    slopes = [gradient(m, v, a, table) for m, v, (_, a) in zip(mixtures, values, inside, strict=True)]
+                    heads[e].step([u for u, _ in inside], slopes)
+        known |= decoded
+    assert stream.state == 0
+    assert not stream.words
+    planes = np.zeros((container.channels, height, width), np.uint8)
+    for (y, x, c), value in known.items():
+        planes[c, y, x] = value
+    return planes
