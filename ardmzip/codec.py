@@ -36,9 +36,11 @@ Progress = Callable[[float], None]
 #: Pixels coded together (part of the format: high nibbles of a batch precede its low nibbles in the stream).
 BATCH = 1 << 16
 #: Pixels the network evaluates at a time (not part of the format): int32 sums of 256 units then stay in the cache.
-CHUNK = 1 << 13
+CHUNK = 1 << 12
 #: Fewer pixels than this are not worth a second thread.
 MIN_CHUNK = 512
+#: Chunks that helpers may work ahead of a learning head.
+_AHEAD = 4
 #: Images with fewer pixels carry no side information: 24 bytes cost more than they save. Nor do images without a whole
 #: block of sideinfo.BLOCK pixels a side: of strips the statistics are too few to tell anything.
 SIDE_INFO_PIXELS = 96 * 96
@@ -295,6 +297,7 @@ class Predictor:
         self.side = sideinfo.inputs(side)
         self._threads = 1
         self._pool: ThreadPoolExecutor | None = None
+        self._helpers: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Predictor:
@@ -305,6 +308,7 @@ class Predictor:
         if self.backend.device.type == "cpu" and threads > 1:
             self._threads = threads
             self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
+            self._helpers = self._stack.enter_context(ThreadPoolExecutor(threads - 1, "ardmzip"))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -341,18 +345,19 @@ class Predictor:
         inputs[:, hidden.shape[1] + skip] = learning.BIAS_INPUT
         return Activations(inputs.cpu(), centre.cpu().numpy(), cls.cpu().numpy())
 
-    def ahead(self, work: Callable[..., Any], rows: Iterable[Any]) -> Iterator[Any]:
-        """``work`` on each row, in order, computed on other threads while the caller is busy with earlier results."""
-        if self._pool is None:
+    def ahead(self, work: Callable[[Any], Any], rows: Sequence[Any]) -> Iterator[Any]:
+        """``work`` on each row, in order, computed by helpers while the caller is busy with earlier results.
+
+        What no helper has begun when it is needed the caller computes itself.
+        """
+        if self._helpers is None:
             yield from map(work, rows)
             return
-        waiting: deque[Future[Any]] = deque()
-        for row in rows:
-            waiting.append(self._pool.submit(work, row))
-            if len(waiting) > self._threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        futures: deque[Future[Any]] = deque()
+        for index, row in enumerate(rows):
+            futures.extend(self._helpers.submit(work, later) for later in rows[index + len(futures) : index + _AHEAD])
+            future = futures.popleft()
+            yield work(row) if future.cancel() else future.result()
 
     def _features(
         self, array: Any, at: np.ndarray, stride: int, layout: features.Layout, level: int

@@ -55,7 +55,8 @@ class Encoder:
 
     def _end_segment(self) -> None:
         coder = constriction.stream.stack.AnsCoder()
-        for start, width in zip(reversed(self._start), reversed(self._width), strict=True):
+        if self._start:
+            start, width = np.concatenate(self._start), np.concatenate(self._width)
             for end in range(len(start), 0, -_PUSH):
                 part = slice(max(0, end - _PUSH), end)
                 symbols, rows = _interval_rows(start[part], width[part])
