@@ -38,17 +38,18 @@ def compress(
         model: name of an installed model, or path of a model file.
         steps: budget of network calls; None takes as many as give the smallest file.
         learn: let the network's last layer learn from the image while coding it; False is faster, the file larger.
-        batches: budget of batches to learn from; None takes many, for the smallest file.
+        batches: most batches to plan for learning; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
         verify: decode the result and compare the pixels before returning it.
         progress: called with the fraction done, 0 to 1.
-        gains: a list that takes what learning brings, batch by batch; measuring it needs more time.
+        gains: a list that takes what learning brings, a ``learning.Gain`` in bits for each batch; measuring it needs
+            more time.
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
-    Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive, ModelError,
-    BackendError, and ArdmError if verification fails.
+    Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive and the
+    model can learn in planned batches, ModelError, BackendError, and ArdmError if verification fails.
 
     >>> import ardmzip, numpy
     >>> image = numpy.arange(300, dtype=numpy.uint8).reshape(10, 10, 3)
@@ -67,8 +68,6 @@ def compress(
         raise OptionError(f"steps must be at least 1, not {steps}")
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
-    if batches is not None and not learn:
-        raise OptionError("batches are for a head that learns")
     planes = images.to_planes(image)
     loaded, chosen = models.load(model), network.backend(device, backend)
     share = 0.5 if verify else 1.0

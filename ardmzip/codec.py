@@ -22,12 +22,12 @@ from torch import Tensor
 
 from ardmzip import features, kernels, learning, mixture, network, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
-from ardmzip.errors import BackendError, FormatError, ImageError, OptionError
+from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
 from ardmzip.learning import Head
 from ardmzip.model import Model
-from ardmzip.network import Backend, exact_arithmetic, float32_exact
+from ardmzip.network import Backend, exact_arithmetic
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.schedule import best_batches, best_schedule, loss_for_order
 
@@ -290,7 +290,6 @@ class Predictor:
     def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
         self.backend, self.chunk = backend, chunk
         self.experts, self.tables = model.on(backend.device)
-        self._name = model.name
         self.table_arrays = model.tables
         #: Learning heads are evaluated on the CPU, whatever the trunk runs on.
         self.head_backend = backend if backend.device.type == "cpu" else network.backend("cpu")
@@ -302,9 +301,6 @@ class Predictor:
 
     def __enter__(self) -> Predictor:
         threads = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
-        if self.backend.product == "float32" and not all(map(float32_exact, self.experts)):
-            self._stack.close()
-            raise BackendError(f"the layers of model {self._name} are too wide for back end float32; use float64")
         if self.backend.device.type == "cpu" and threads > 1:
             self._threads = threads
             self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
@@ -337,13 +333,17 @@ class Predictor:
         """The trunk's part of ``distribution``, for a head that learns."""
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
-        x, centre, cls = self._features(array, at, stride, layout, atom.level)
-        hidden, skip = self.backend.trunk(expert, x), learning.skip_inputs(index)
-        inputs = hidden.new_zeros(len(at), learning.padded_inputs(hidden.shape[1], index))
-        inputs[:, : hidden.shape[1]] = hidden
-        inputs[:, hidden.shape[1] : hidden.shape[1] + skip] = x[:, :skip]
-        inputs[:, hidden.shape[1] + skip] = learning.BIAS_INPUT
-        return Activations(inputs.cpu(), centre.cpu().numpy(), cls.cpu().numpy())
+        width, skip = expert.halves.shape[1], learning.skip_inputs(index)
+        inputs = torch.zeros(len(at), learning.padded_inputs(width, index), dtype=torch.int8)
+        centre, cls = np.empty(len(at), np.int32), np.empty(len(at), np.uint8)
+        for first in range(0, len(at), self.chunk):
+            part = slice(first, first + self.chunk)
+            x, *place = self._features(array, at[part], stride, layout, atom.level)
+            inputs[part, :width] = self.backend.trunk(expert, x)
+            inputs[part, width : width + skip] = x[:, :skip]
+            centre[part], cls[part] = (t.cpu().numpy() for t in place)
+        inputs[:, width + skip] = learning.BIAS_INPUT
+        return Activations(inputs, centre, cls)
 
     def ahead(self, work: Callable[[Any], Any], rows: Sequence[Any]) -> Iterator[Any]:
         """``work`` on each row, in order, computed by helpers while the caller is busy with earlier results.
@@ -387,7 +387,7 @@ def _frozen_batches(atom: Atom, size: int, pyramid: Pyramid, predictor: Predicto
     """Code an atom in raster order; yields (pixels, values)."""
     array = predictor.array(pyramid.array(atom.level))
     for first in range(0, size, BATCH):
-        pixels = np.arange(first, min(first + BATCH, size))
+        pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64)
         at, stride = pyramid.offsets(atom, pixels)
         yield pixels, coder.batch(atom, pixels, predictor.distribution(atom, array, at, stride))
 
@@ -413,7 +413,7 @@ def _learned_batches(
     step = learning.spread(size)
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
-        pixels = np.arange(ends[0], ends[-1]) * step % size
+        pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
         return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels))
 
     for ends, (pixels, activations) in zip(chunks, predictor.ahead(evaluate, chunks), strict=True):
@@ -428,7 +428,10 @@ def _learned_batches(
 @dataclass
 class Plan:
     """What both sides must agree on: the order, the first atoms of the network calls, and for heads that learn, what
-    they start from and where their batches end (learning.batches). Without heads, those of the network stay frozen."""
+    they start from and where their batches end (learning.batches). Without heads, those of the network stay frozen.
+
+    Heads change while they learn, so a plan serves once.
+    """
 
     order: LatticeOrder
     calls: tuple[int, ...]
@@ -482,8 +485,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
     every atom is a call of its own, which no cut beats, as knowing more never costs bits. chunk: pixels the network
     evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
-    how). batches: budget of batches that a head learns from; None: the rule of learning.batches. gains: takes what
-    learning brings, batch by batch; this needs more time.
+    how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes what learning
+    brings, batch by batch; this needs more time.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
@@ -501,9 +504,11 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
     coder = EncodingCoder(planes, order, gains)
     plan = Plan(order, calls, model.learning_heads() if learn else None)
-    if plan.heads and batches is not None and order.atoms:
-        if not model.learning_gain.any():
-            raise OptionError(f"model {model.name} has no learning curve to choose batches by")
+    if batches is not None and plan.heads is None:
+        raise OptionError("batches are for a head that learns")
+    if batches is not None and not model.learning_gain.any():
+        raise OptionError(f"model {model.name} has no learning curve to choose batches by")
+    if batches is not None and order.atoms:
         plan.batch_ends = best_batches(int(order.sizes().max()), model.learning_gain, batches).ends
     with Predictor(model, backend, side, chunk) as predictor:
         walk(plan, predictor, coder, progress)

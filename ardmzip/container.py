@@ -20,6 +20,8 @@ MAX_PIXELS = 2**30
 #: Bytes of a model's SHA-256 that name it.
 MODEL_ID_BYTES = 4
 MAX_SIDE_INFO = 255
+#: Batches of learning heads that a file may list.
+MAX_BATCHES = 1 << 16
 
 _FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
 _KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
@@ -274,6 +276,8 @@ def _calls(mask: memoryview, atoms: int) -> tuple[int, ...]:
 def _batch_ends(reader: _Reader) -> tuple[int, ...]:
     ends: list[int] = []
     while reader.left():
+        if len(ends) == MAX_BATCHES:
+            raise FormatError(f"more than {MAX_BATCHES} batches")
         ends.append(reader.size("batch") + (ends[-1] if ends else 0))
     if not ends:
         raise FormatError("an empty list of batches")
@@ -295,7 +299,11 @@ def _check_content(c: Container) -> int:
         raise ValueError(f"a call begins at atom {c.calls[-1]}, but there are {atoms}")
     if c.batch_ends is not None:
         sizes = np.diff(c.batch_ends, prepend=0)
-        if not c.learning or len(sizes) == 0 or not (1 <= sizes.min() <= sizes.max() < _VARINT_LIMIT):
+        if (
+            not c.learning
+            or not 1 <= len(sizes) <= MAX_BATCHES
+            or not (1 <= sizes.min() <= sizes.max() < _VARINT_LIMIT)
+        ):
             raise ValueError("batches need a learning head, and their ends must rise, by less than 2**31 each")
     if not c.segments:
         raise ValueError("a file needs at least one stream")

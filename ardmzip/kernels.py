@@ -1,10 +1,11 @@
-"""numba kernels for the CPU: the same integers as the torch code in features.py and mixture.py, several times faster.
+"""numba kernels for the CPU: the same integers as the torch code in features.py and mixture.py, several times faster;
+and the steps of learning heads, which are made here whatever the device.
 
 They serve training and coding alike. Pixels are independent, so threads and batch splits cannot change a result. The
 coding kernels are serial and release the GIL: codec.py gives each thread its own chunk of pixels.
 
-After changing constants in tables.py, mixture.py, features.py or network.py: ``make clean``, since numba's cache looks
-at this file only.
+After changing constants in tables.py, mixture.py, features.py, network.py or learning.py: ``make clean``, since
+numba's cache looks at this file only.
 """
 
 from __future__ import annotations

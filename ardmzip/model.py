@@ -64,12 +64,17 @@ class Model:
             self._on_device[key] = ([e.to(device) for e in _experts(self.tensors)], tables)
         return self._on_device[key]
 
+    @property
+    def learns(self) -> bool:
+        """Whether the model tells how its heads learn."""
+        return "learning.0.basis" in self.tensors
+
     def learning_heads(self) -> list[Head] | None:
         """Fresh learning heads of all experts; None if the model does not tell how to learn."""
         from ardmzip.features import EXPERTS
         from ardmzip.learning import Head
 
-        if "learning.0.basis" not in self.tensors:
+        if not self.learns:
             return None
         return [Head.start(self.tensors, e) for e in range(EXPERTS)]
 
@@ -126,9 +131,10 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         take(f"learning.{e}.mix", np.int32, (outputs, outputs), -learning.MIX_ONE, learning.MIX_ONE)
         take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
         bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
-        sums = inputs * _INPUT_MAX * learning.HALVES_MAX + bias + _ROUNDING
-        if len(basis) > learning.MAX_DIRECTIONS or inputs > learning.MAX_INPUTS or sums >= 2**31:
-            raise ModelError(f"the sums of learning head {e} leave their range")
+        if len(basis) > learning.MAX_DIRECTIONS or inputs > learning.MAX_INPUTS:
+            raise ModelError(f"learning head {e} has {inputs} inputs and {len(basis)} directions")
+        if inputs * _INPUT_MAX * (learning.HALVES_MAX + 1) + bias + _ROUNDING >= 2**31:
+            raise ModelError(f"the sums of learning head {e} leave 32 bits")
 
     for table, (kind, length, low, high) in tables.LIMITS.items():
         take(f"table.{table}", kind, (length,), low, high)

@@ -200,13 +200,6 @@ def exact_arithmetic(device_type: str) -> Iterator[int]:
         _settings.release()
 
 
-def float32_exact(expert: Expert) -> bool:
-    """Whether float32 sums are exact for all layers: max over rows of sum |w| * max |x| < 2**24."""
-    rows = [int(layer.weight.to(torch.int64).abs().sum(1).max()) for layer in expert.layers]
-    rows.append(int(expert.halves.to(torch.int64).abs().sum(1).max()))
-    return max(rows) * INPUT_MAX < FLOAT32_EXACT
-
-
 def _layer_sizes() -> tuple[tuple[int, int], ...]:
     """(inputs, outputs) of the layers that a back end is tested on: all first layers, a hidden one and a head."""
     inputs = {expert_layout(expert).inputs for expert in range(EXPERTS)}
@@ -235,7 +228,7 @@ def _self_test(backend: Backend, sizes: tuple[tuple[int, int], ...]) -> None:
             _compare(backend, x, w)
     if backend.device.type != "cpu":
         return
-    # the gradient sums of a learning head: over any number of pixels, with a transposed factor, always on the CPU
+    # the gradient sums of a learning head: over some number of pixels, with a transposed factor, always on the CPU
     inputs, outputs = sizes[-1]
     for pixels in (1, 44, 2048):
         x = torch.randint(-128, 128, (outputs, pixels), generator=generator, dtype=torch.int8)

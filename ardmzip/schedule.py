@@ -92,6 +92,7 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
     The same dynamic programme as for network calls: a pixel of a batch is coded by a head that has learned from the
     pixels before the batch, and gains what was measured at that place of the learning curve, ``gain`` float [G], at
     ``learning_grid(G)`` pixels. Batches may end where they would if they were a 32nd of what was seen before.
+    (The end of an atom ends a batch as well, and none is longer than learning.LIMIT.)
 
     >>> curve = np.sqrt(learning_grid(20)) / 1000
     >>> best_batches(10_000, curve, steps=1)
@@ -104,10 +105,11 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
     while ends[-1] < pixels:
         ends.append(min(ends[-1] + max(_FINEST_BATCH, ends[-1] // 32), pixels))
     starts = np.array(ends[:-1])
-    missed = gain.max() - np.interp(starts, learning_grid(len(gain)), gain)
+    # whole numbers, so that sums are exact and the cut is the same on every machine
+    missed = np.rint(2.0**20 * (gain.max() - np.interp(starts, learning_grid(len(gain)), gain)))
     cut = best_schedule(np.diff(ends), np.repeat(missed[:, None], len(starts), axis=1), steps)
     chosen = tuple(ends[start] for start in cut.calls[1:])
-    return BatchSchedule((*chosen, pixels), float(gain.max()) - cut.bits / max(pixels, 1))
+    return BatchSchedule((*chosen, pixels), float(gain.max()) - cut.bits / 2.0**20 / max(pixels, 1))
 
 
 def learning_grid(points: int) -> np.ndarray:

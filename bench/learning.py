@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"| from {low} | {gain(everything[(everything[:, 1] >= low) & (everything[:, 1] < high)])} |")
 
     torch.set_num_threads(1)
+    for learn in (True, False):  # compile what the first use compiles
+        codec.decode(codec.encode(to_planes(images[0][:32, :32]), loaded, backend, learn=learn), loaded, backend)
     planes = to_planes(max(images, key=lambda image: image.size))
     trunk = Timer()
     codec.Predictor.activations = trunk.wrap(codec.Predictor.activations)  # type: ignore[method-assign]

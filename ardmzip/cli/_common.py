@@ -14,7 +14,6 @@ from ardmzip.errors import ArdmError
 
 if TYPE_CHECKING:
     from ardmzip.container import Container
-    from ardmzip.model import Model
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -128,11 +127,6 @@ def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
 
 def kind(channels: int) -> str:
     return "gray" if channels == 1 else "RGB"
-
-
-def learns(model: Model) -> bool:
-    """Whether the heads of a model can learn; unlike ``Model.learning_heads``, needs no torch."""
-    return "learning.0.basis" in model.tensors
 
 
 def head(learning: bool, batches: int | None = None) -> str:

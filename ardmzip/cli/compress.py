@@ -16,7 +16,6 @@ from ardmzip.files import SUFFIX, compressed_name
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
-    from ardmzip.model import Model
 
 _MIN_PIXELS = 1000  # a level with fewer tells little about learning by itself
 
@@ -145,8 +144,6 @@ def _tell(
         f"{common.head(container.learning)}, {common.backend_name(s.device, s.backend)}, {times}"
     )
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
-    if s.batches is not None and not s.messages.quiet:
-        _note_useless_budget(job, loaded)
 
 
 def _learned(gains: Iterable[Gain]) -> list[str]:
@@ -184,11 +181,3 @@ def _change(frozen: float, learned: float) -> tuple[str, str]:
     (('1.00 %', 'smaller'), ('0.50 %', 'larger'))
     """
     return f"{100 * abs(1 - learned / frozen):.2f} %", "larger" if learned > frozen else "smaller"
-
-
-def _note_useless_budget(job: Job, model: Model) -> None:
-    """Say so where --batches could not be planned well."""
-    if not common.learns(model):
-        common.note(job.label, f"--batches has no effect: model {model.name} does not learn")
-    elif not model.learning_gain.any():
-        common.note(job.label, f"--batches gains little: model {model.name} has no measured learning curve")

@@ -173,7 +173,7 @@ def _table(p: Problem, calls: tuple[int, ...]) -> list[str]:
 
 def _learning(p: Problem, budget: int | None) -> list[str]:
     """The batches that a head of level 0 learns from, and what that should gain."""
-    if not common.learns(p.model):
+    if not p.model.learns:
         return [f"learning       none: model {p.model.name} does not tell how"]
     from ardmzip.learning import LIMIT, batches
     from ardmzip.schedule import best_batches

@@ -6,7 +6,8 @@ For every expert, with u the inputs of the learning head and g the gradient of t
   decorrelated with C^-1/2 on one side and F^-1/2 (``mix``) on the other.
 * The mean gradient of a crop, decorrelated, is how far its own best head lies from the general one, plus noise of
   variance 1 / pixels. The leading eigenvectors of its second moment over many crops are the directions in which images
-  differ: ``basis``. Its root, less the noise, says how far they differ: the square root of that scales ``rate``.
+  differ: ``basis``. The eigenvalues, less the noise, are the variances of how far they differ; ``rate`` goes with their
+  fourth root.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ RATE = 2e-3
 SKIP_SCALE = 0.75
 #: Added to the eigenvalues of C, so that what hardly varies does not lead.
 DAMPING = 1e-2
+#: Finest levels that are measured; coarser ones have few pixels.
 LEVELS = 3
 
 
@@ -69,8 +71,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     """Statistics of all experts over crops (planes uint8 [3, height, width])."""
     chosen = network.backend("cpu")
     heads = [_untaught(model.tensors, e) for e in range(features.EXPERTS)]
-    hidden = model.tensors["expert.0.head.weight"].shape[1]
-    units = [scales(hidden, e) for e in range(features.EXPERTS)]
+    units = [scales(model.tensors[f"expert.{e}.head.weight"].shape[1], e) for e in range(features.EXPERTS)]
     sums = [Statistics(len(head.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
