@@ -208,15 +208,19 @@ def requantise(acc, bias, shift, out):
 @_jit
 def join_halves(acc, bias, out):
     """Head sums of the high and the low weight halves, int32 [n, 2 * padded], -> outputs int32 [n, m] in 1/256."""
+    outputs = np.empty(len(bias), np.int32)
     for i in range(len(acc)):
-        _join(acc[i], bias, out[i])
+        _join(acc, i, bias, outputs)
+        for j in range(len(bias)):
+            out[i, j] = outputs[j]
 
 
 @_jit
-def _join(acc, bias, out):
-    padded = len(acc) // 2
+def _join(acc, i, bias, out):
+    """One row of ``join_halves``."""
+    padded = acc.shape[1] // 2
     for j in range(len(out)):
-        total = np.int32(np.int32(acc[j] << _HEAD_SPLIT) + acc[padded + j] + bias[j])
+        total = np.int32(np.int32(acc[i, j] << _HEAD_SPLIT) + acc[i, padded + j] + bias[j])
         out[j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
 
 
@@ -360,11 +364,13 @@ def rows(p, centre, cls, high, tabs, out) -> None:
 
 @_jit
 def _mixtures(acc, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
-    y = np.empty((1, len(bias)), np.int32)
+    y = np.empty(len(bias), np.int32)
+    weight, mean, mantissa, shift = np.empty((4, len(bias) // 3), np.int32)
     for i in range(len(acc)):
-        _join(acc[i], bias, y[0])
-        m = mix[i]
-        _mixture(y[0], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, m[0], m[1], m[2], m[3])
+        _join(acc, i, bias, y)
+        _mixture(y, centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
+        for k in range(len(weight)):
+            mix[i, 0, k], mix[i, 1, k], mix[i, 2, k], mix[i, 3, k] = weight[k], mean[k], mantissa[k], shift[k]
 
 
 def mixtures(acc, bias, centre, cls, tabs, mix) -> None:
@@ -379,17 +385,28 @@ def mixtures(acc, bias, centre, cls, tabs, mix) -> None:
 def mixture_intervals(mix, value, logistic, start, width):
     """As ``intervals``, from the results of ``mixtures``."""
     x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
+    weight, mean, mantissa, shift = np.empty((4, mix.shape[2]), np.int32)
     for i in range(len(mix)):
-        _pixel_intervals(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], value[i], logistic, x, c, z, start, width, i)
+        _components(mix, i, weight, mean, mantissa, shift)
+        _pixel_intervals(weight, mean, mantissa, shift, value[i], logistic, x, c, z, start, width, i)
 
 
 @_jit
 def mixture_rows(mix, high, logistic, out):
     """As ``rows``, from the results of ``mixtures``."""
     x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
+    weight, mean, mantissa, shift = np.empty((4, mix.shape[2]), np.int32)
     for i in range(len(mix)):
         nibble = high[i] if len(high) > 0 else np.int32(-1)
-        _pixel_rows(mix[i, 0], mix[i, 1], mix[i, 2], mix[i, 3], nibble, logistic, x, c, z, out[i])
+        _components(mix, i, weight, mean, mantissa, shift)
+        _pixel_rows(weight, mean, mantissa, shift, nibble, logistic, x, c, z, out[i])
+
+
+@_jit
+def _components(mix, i, weight, mean, mantissa, shift):
+    """Parameters of one pixel's mixture, copied: views of arrays cost more than these few numbers."""
+    for k in range(len(weight)):
+        weight[k], mean[k], mantissa[k], shift[k] = mix[i, 0, k], mix[i, 1, k], mix[i, 2, k], mix[i, 3, k]
 
 
 def gradient(mix, cls, value, tabs, halves) -> None:

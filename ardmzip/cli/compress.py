@@ -59,7 +59,7 @@ Examples:
 @click.option("--no-learn", is_flag=True, help="Do not let the network learn from the image: faster, a larger file.")
 @click.option(
     "--batches", type=click.IntRange(min=1), metavar="N",
-    help="Learn in at most N batches; by default in many, for the smallest file.",
+    help="Plan at most N batches for each head to learn in; by default many, for the smallest file.",
 )  # fmt: skip
 @common.device_options
 @common.output_options
