@@ -505,7 +505,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     coder = EncodingCoder(planes, order, gains)
     plan = Plan(order, calls, model.learning_heads() if learn else None)
     if batches is not None and plan.heads is None:
-        raise OptionError("batches are for a head that learns")
+        raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
         raise OptionError(f"model {model.name} has no learning curve to choose batches by")
     if batches is not None and order.atoms:

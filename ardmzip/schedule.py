@@ -106,10 +106,12 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
         ends.append(min(ends[-1] + max(_FINEST_BATCH, ends[-1] // 32), pixels))
     starts = np.array(ends[:-1])
     # whole numbers, so that sums are exact and the cut is the same on every machine
-    missed = np.rint(2.0**20 * (gain.max() - np.interp(starts, learning_grid(len(gain)), gain)))
+    gains = np.interp(starts, learning_grid(len(gain)), gain)
+    missed = np.rint(2.0**20 * (gains.max() - gains))
     cut = best_schedule(np.diff(ends), np.repeat(missed[:, None], len(starts), axis=1), steps)
-    chosen = tuple(ends[start] for start in cut.calls[1:])
-    return BatchSchedule((*chosen, pixels), float(gain.max()) - cut.bits / 2.0**20 / max(pixels, 1))
+    cells = np.diff([*cut.calls, len(starts)])
+    mean = np.repeat(gains[list(cut.calls)], cells) @ np.diff(ends) / max(pixels, 1)
+    return BatchSchedule((*(ends[start] for start in cut.calls[1:]), pixels), float(mean))
 
 
 def learning_grid(points: int) -> np.ndarray:

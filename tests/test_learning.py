@@ -428,7 +428,8 @@ def test_frozen_files(photo, cpu):
     assert file[5] & 8 == 0
     assert not unpack(file).learning
     np.testing.assert_array_equal(decoded(file, photo, cpu), planes)
-    assert file == coded(planes, photo, cpu, learn=False, batches=3)
+    with pytest.raises(OptionError, match="batches are for a head that learns"):
+        coded(planes, photo, cpu, learn=False, batches=3)
     with pytest.raises(OptionError, match="no learning curve to choose batches by"):
         coded(planes, replace(photo, learning_gain=np.zeros(9, np.float32)), cpu, batches=3)
     learned = coded(planes, photo, cpu)
@@ -446,7 +447,9 @@ def test_a_model_that_does_not_tell_how_to_learn(photo, cpu):
     frozen = without_learning(photo)
     check(frozen.tensors)
     assert frozen.learning_heads() is None
-    file = coded(planes, frozen, cpu, batches=4)
+    with pytest.raises(OptionError, match="batches are for a head that learns"):
+        coded(planes, frozen, cpu, batches=4)
+    file = coded(planes, frozen, cpu)
     assert not unpack(file).learning
     assert file[12:-4] == coded(planes, photo, cpu, learn=False)[12:-4]  # but for the model's id and the checksum
     np.testing.assert_array_equal(decoded(file, frozen, cpu), planes)
@@ -567,7 +570,7 @@ def test_best_batches_against_all_cuts(pixels, gain, steps):
     found = schedule.best_batches(pixels, gain, steps)
     assert found.ends in cuts
     assert found.gain == pytest.approx(mean_gain(found.ends), abs=1e-9)
-    assert found.gain == pytest.approx(max(map(mean_gain, cuts)), abs=1e-9)
+    assert found.gain == pytest.approx(max(map(mean_gain, cuts)), abs=2e-6)  # the programme adds whole 2**-20
     assert sum(learning.batches(0, pixels, found.ends)) == pixels
     assert list(itertools.accumulate(learning.batches(0, pixels, found.ends))) == list(found.ends)
 
@@ -583,7 +586,7 @@ def test_best_batches_of_large_atoms():
     assert all(one.gain < two.gain for one, two in itertools.pairwise(best))
     grid = schedule.learning_grid(30)
     two = max((100_000 - place) * np.interp(place, grid, gain) for place in places) / 100_000
-    assert best[1].gain == pytest.approx(two)
+    assert best[1].gain == pytest.approx(two, abs=2e-6)
     assert schedule.best_batches(100_000, np.zeros(2), 10).ends == (100_000,)
 
 
