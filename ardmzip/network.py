@@ -129,7 +129,7 @@ _memory = threading.local()
 def _scratch(rows: int, columns: int) -> Tensor:
     """An int32 tensor of this thread, for sums that are used at once.
 
-    Fresh megabytes for every product would go back to the system each time: page faults were a sixth of the time.
+    Fresh megabytes for every product would go back to the system each time, and fault again page by page.
     """
     if getattr(_memory, "sums", None) is None or _memory.sums.numel() < rows * columns:
         _memory.sums = torch.empty(rows * columns, dtype=torch.int32)
