@@ -8,11 +8,12 @@ differs, so the two cannot drift apart.
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ CHUNK = 1 << 12
 MIN_CHUNK = 512
 #: Chunks that helpers may work ahead of a learning head.
 _AHEAD = 4
+#: How often an encoder that works in the background tells its progress.
+_REPORT_SECONDS = 0.2
 #: Images with fewer pixels carry no side information: 24 bytes cost more than they save. Nor do images without a whole
 #: block of sideinfo.BLOCK pixels a side: of strips the statistics are too few to tell anything.
 SIDE_INFO_PIXELS = 96 * 96
@@ -172,8 +175,14 @@ class Coder(Protocol):
     def base(self, channels: int) -> np.ndarray:
         """The base pixel: uint8 [channels]."""
 
+    def known(self, atom: Atom) -> np.ndarray | None:
+        """All values of an atom, uint8 [n] in raster order, if they are known before it is coded."""
+
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
         """Values uint8 [n] of pixels of an atom, given by their numbers in raster order, int64 [n]."""
+
+    def end(self, atom: Atom) -> None:
+        """Called for every atom once all its batches are through, in coding order."""
 
 
 class EncodingCoder:
@@ -182,8 +191,9 @@ class EncodingCoder:
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
         self.encoder = rans.Encoder()
-        self._atom: Atom | None = None
-        self._values = np.empty(0, np.uint8)
+        #: Atoms that are being coded: several threads may each have one.
+        self._values: dict[Atom, np.ndarray] = {}
+        self._intervals: defaultdict[Atom, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
@@ -193,23 +203,25 @@ class EncodingCoder:
         self.encoder.push(nibbles * np.uint32(width), np.full(2 * channels, width, np.uint32))
         return values
 
-    def values(self, atom: Atom) -> np.ndarray:
-        """All values of an atom, uint8 [n], in raster order."""
-        if atom != self._atom:
-            self._atom = atom
+    def known(self, atom: Atom) -> np.ndarray:
+        if atom not in self._values:
             py, px = (0, 0) if atom.level == 0 else self.order.phase
             step = 1 << atom.level
             level = self.planes[atom.channel, py::step, px::step]
-            self._values = level[self.order.lattice(atom.level, atom.kind)].ravel()
-        return self._values
+            self._values[atom] = level[self.order.lattice(atom.level, atom.kind)].ravel()
+        return self._values[atom]
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
-        values = self.values(atom)[pixels]
-        start, width = distribution.intervals(values)
-        self.encoder.push(start.ravel(), width.ravel())
+        values = self.known(atom)[pixels]
+        self._intervals[atom].append(distribution.intervals(values))
         if self.gains is not None and isinstance(distribution, LearnedDistribution):
             self.gains.append(distribution.gain(atom.level, values))
         return values
+
+    def end(self, atom: Atom) -> None:
+        del self._values[atom]
+        for start, width in self._intervals.pop(atom):
+            self.encoder.push(start.ravel(), width.ravel())
 
 
 class DecodingCoder:
@@ -222,6 +234,12 @@ class DecodingCoder:
         nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels, 1)))
         self.decoder.end_batch(2 * channels)
         return (nibbles[:channels] << 4 | nibbles[channels:]).astype(np.uint8)
+
+    def known(self, atom: Atom) -> None:
+        return None
+
+    def end(self, atom: Atom) -> None:
+        """Nothing is kept of an atom."""
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
         high = self.decoder.pop(distribution.rows(None))
@@ -294,15 +312,15 @@ class Predictor:
         #: Learning heads are evaluated on the CPU, whatever the trunk runs on.
         self.head_backend = backend if backend.device.type == "cpu" else network.backend("cpu")
         self.side = sideinfo.inputs(side)
-        self._threads = 1
+        self.threads = 1
         self._pool: ThreadPoolExecutor | None = None
         self._helpers: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Predictor:
         threads = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
+        self.threads = threads
         if self.backend.device.type == "cpu" and threads > 1:
-            self._threads = threads
             self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
             self._helpers = self._stack.enter_context(ThreadPoolExecutor(threads - 1, "ardmzip"))
         return self
@@ -325,7 +343,7 @@ class Predictor:
             x, centre, cls = self._features(array, part, stride, layout, atom.level)
             return self.backend.head(expert, self.backend.trunk(expert, x)), centre, cls
 
-        size = min(self.chunk, max(MIN_CHUNK, -(-len(at) // self._threads)))
+        size = min(self.chunk, max(MIN_CHUNK, -(-len(at) // self.threads))) if self._pool else self.chunk
         parts = [at[first : first + size] for first in range(0, len(at), size)]
         return Distribution(self.each(evaluate, parts), self)
 
@@ -383,9 +401,8 @@ class Predictor:
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-def _frozen_batches(atom: Atom, size: int, pyramid: Pyramid, predictor: Predictor, coder: Coder) -> Batches:
+def _frozen_batches(atom: Atom, size: int, array: Any, pyramid: Pyramid, predictor: Predictor, coder: Coder) -> Batches:
     """Code an atom in raster order; yields (pixels, values)."""
-    array = predictor.array(pyramid.array(atom.level))
     for first in range(0, size, BATCH):
         pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64)
         at, stride = pyramid.offsets(atom, pixels)
@@ -403,20 +420,21 @@ def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
 
 
 def _learned_batches(
-    atom: Atom, size: int, chunks: list[list[int]], pyramid: Pyramid, predictor: Predictor, coder: Coder, head: Head
-) -> Batches:
+    atom: Atom, size: int, array: Any, plan: Plan, head: Head, pyramid: Pyramid, predictor: Predictor, coder: Coder,
+    ahead: Callable[..., Iterator[Any]],
+) -> Batches:  # fmt: skip
     """Code an atom in the order of learning.spread, with a head that learns from each batch; yields (pixels, values).
 
-    The trunk does not depend on the head, so other threads evaluate the next chunks of batches meanwhile.
+    The trunk does not depend on the head, so ``ahead`` may evaluate the next chunks of batches meanwhile.
     """
-    array = predictor.array(pyramid.array(atom.level))
     step = learning.spread(size)
+    chunks = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
         pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
         return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels))
 
-    for ends, (pixels, activations) in zip(chunks, predictor.ahead(evaluate, chunks), strict=True):
+    for ends, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
         for start, end in pairwise(ends):
             part = slice(start - ends[0], end - ends[0])
             distribution = LearnedDistribution(head, activations[part], predictor)
@@ -439,6 +457,58 @@ class Plan:
     batch_ends: tuple[int, ...] | None = None
 
 
+class Lanes:
+    """Runs the coding of atoms in the background, one on each thread; those of one head one after another.
+
+    Only an encoder can use more than one: it knows the values beforehand, so that no atom waits for those before it.
+    """
+
+    def __init__(self, threads: int, report: Callable[[], None], end: Callable[[Atom], None]) -> None:
+        self._report, self._end = report, end
+        self._pool = ThreadPoolExecutor(threads, "ardmzip-lane")
+        self._most = threads + 1
+        self._queue: deque[tuple[Atom, Future[None]]] = deque()
+        self._last: dict[int, Future[None]] = {}
+        self._stopped = False
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._stopped = True  # with an error there may be work left
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, atom: Atom, work: Callable[[], Batches]) -> None:
+        """Code an atom, batch by batch; waits while enough are under way."""
+        while len(self._queue) >= self._most:
+            self._take()
+        head = features.expert_index(atom.level, atom.kind, atom.channel)
+        before = self._last.get(head)
+
+        def run() -> None:
+            if before is not None:  # it was begun before this one, so this wait ends
+                before.result()
+            for _ in work():
+                if self._stopped:
+                    return
+
+        self._last[head] = self._pool.submit(run)
+        self._queue.append((atom, self._last[head]))
+
+    def finish(self) -> None:
+        while self._queue:
+            self._take()
+
+    def _take(self) -> None:
+        """Wait for the atom that was submitted first."""
+        atom, future = self._queue.popleft()
+        while not wait([future], _REPORT_SECONDS).done:
+            self._report()
+        future.result()
+        self._end(atom)
+        self._report()
+
+
 def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None = None) -> np.ndarray:
     """Code an image, call by call; returns its planes uint8 [channels, height, width].
 
@@ -447,28 +517,45 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
     order = plan.order
     pyramid = Pyramid(order, coder.base(order.channels))
     sizes = order.sizes()
-    done, total = 0, max(1, int(sizes.sum()))
-    for start, end in pairwise((*plan.calls, len(order.atoms))):
-        values: list[np.ndarray] = []
-        for index in range(start, end):
-            atom, size = order.atoms[index], int(sizes[index])
-            decoded = np.empty(size, np.uint8)
-            if size:
-                if plan.heads:
-                    head = plan.heads[features.expert_index(atom.level, atom.kind, atom.channel)]
-                    ends = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
-                    batches = _learned_batches(atom, size, ends, pyramid, predictor, coder, head)
+    done = np.zeros_like(sizes)
+
+    def code(index: int, array: Any, ahead: Callable[..., Iterator[Any]]) -> Batches:
+        """Code an atom; yields (pixels, values) of each batch."""
+        atom, size = order.atoms[index], int(sizes[index])
+        batches: Batches
+        if plan.heads:
+            head = plan.heads[features.expert_index(atom.level, atom.kind, atom.channel)]
+            batches = _learned_batches(atom, size, array, plan, head, pyramid, predictor, coder, ahead)
+        else:
+            batches = _frozen_batches(atom, size, array, pyramid, predictor, coder)
+        for pixels, values in batches:
+            done[index] += len(values)
+            yield pixels, values
+
+    def report() -> None:
+        if progress:
+            progress(done.sum() / sizes.sum())
+
+    with Lanes(predictor.threads, report, coder.end) as lanes:
+        for start, end in pairwise((*plan.calls, len(order.atoms))):
+            coded: list[tuple[Atom, np.ndarray]] = []
+            for index in range(start, end):
+                atom, size = order.atoms[index], int(sizes[index])
+                if size == 0:
+                    continue
+                array, values = pyramid.array(atom.level), coder.known(atom)
+                if values is not None and plan.heads and predictor.threads > 1:
+                    lanes.submit(atom, partial(code, index, predictor.array(array.copy()), map))
                 else:
-                    batches = _frozen_batches(atom, size, pyramid, predictor, coder)
-                for pixels, batch in batches:
-                    decoded[pixels] = batch
-                    done += len(batch)
-                    if progress:
-                        progress(done / total)
-            values.append(decoded)
-        for index, value in zip(range(start, end), values, strict=True):
-            if len(value):
-                pyramid.fill(order.atoms[index], value)
+                    values = np.empty(size, np.uint8)
+                    for pixels, batch in code(index, predictor.array(array), predictor.ahead):
+                        values[pixels] = batch
+                        report()
+                    coder.end(atom)
+                coded.append((atom, values))
+            for atom, values in coded:
+                pyramid.fill(atom, values)
+        lanes.finish()
     return pyramid.planes(order.channels)
 
 

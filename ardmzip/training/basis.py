@@ -81,7 +81,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
         pyramid = codec.Pyramid(order, coder.base(3))
         with codec.Predictor(model, chosen, side) as predictor:
             for atom, size in zip(order.atoms, order.sizes(), strict=True):
-                values = coder.values(atom)
+                values = coder.known(atom)
                 if size and atom.level < LEVELS:
                     expert = features.expert_index(atom.level, atom.kind, atom.channel)
                     head = heads[expert]
