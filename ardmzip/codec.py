@@ -49,58 +49,66 @@ _REPORT_SECONDS = 0.2
 SIDE_INFO_PIXELS = 96 * 96
 
 
+#: Mixtures of n pixels: int32 [4, K, n] as kernels.mixtures gives them, or mixture.Mixture where there is no numba.
+Mixtures = np.ndarray | mixture.Mixture
+Tables = dict[str, np.ndarray]
+
+
+def _mixtures(
+    backend: Backend, inputs: Tensor, weight: Tensor, bias: np.ndarray, centre: np.ndarray, cls: np.ndarray,
+    tables: Tables,
+) -> np.ndarray:  # fmt: skip
+    """Mixtures int32 [4, K, n] by a head on the CPU: inputs int8 [n, inputs], weight int8 [2 * padded, inputs] by
+    halves, bias int32 [3 K], centre int32 [n], activity class uint8 [n]."""
+    sums = backend.matmul(weight, inputs)
+    mix = np.empty((4, len(bias) // 3, len(cls)), np.int32)
+    kernels.mixtures(sums.numpy(), bias, centre, cls, tables, mix)
+    return mix
+
+
+def _intervals(mix: Mixtures, values: np.ndarray, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """(start, width), uint32 [2, n] each: high nibbles and low nibbles of values uint8 [n]."""
+    start, width = np.empty((2, 2, len(values)), np.uint32)
+    if isinstance(mix, mixture.Mixture):
+        filled = mixture.intervals(mix, torch.from_numpy(values).to(mix.mean.device))
+        start[0], width[0], start[1], width[1] = (t.cpu().numpy() for t in filled)
+    else:
+        kernels.intervals(mix, values, tables["logistic"], start, width)
+    return start, width
+
+
+def _rows(mix: Mixtures, high: np.ndarray, tables: Tables) -> np.ndarray:
+    """Frequencies less one, float32 [n, 16], of the high nibble (``high`` empty), or of the low one given it."""
+    if isinstance(mix, mixture.Mixture):
+        device = mix.mean.device
+        filled = mixture.low_rows(mix, torch.from_numpy(high).to(device)) if len(high) else mixture.high_rows(mix)
+        return filled.cpu().numpy()
+    out = np.empty((mix.shape[2], 16), np.float32)
+    kernels.rows(mix, high, tables["logistic"], out)
+    return out
+
+
 @dataclass
 class Distribution:
-    """Distributions of a batch of sub-pixels: head outputs int32 [n, 3 K], mixture centre int32 [n], class uint8 [n].
+    """Distributions of a batch of sub-pixels, one piece for each part of it that a thread works on."""
 
-    One piece for each part of the batch that a thread works on.
-    """
-
-    pieces: list[tuple[Tensor, Tensor, Tensor]]
+    pieces: list[Mixtures]
+    #: The first pixel of every piece, and the end.
+    ends: list[int]
     predictor: Predictor
-
-    def __len__(self) -> int:
-        return sum(len(outputs) for outputs, _, _ in self.pieces)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(start, width), uint32 [2, n] each: high nibbles and low nibbles of values uint8 [n]."""
-        start, width = np.empty((2, 2, len(values)), np.uint32)
-
-        def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
-            if self.predictor.backend.numba:
-                p, centre, cls = (tensor.numpy() for tensor in piece)
-                tables = self.predictor.table_arrays
-                kernels.intervals(p, centre, cls, values[part], tables, start[:, part], width[:, part])
-            else:
-                m = mixture.mixture(*piece, self.predictor.tables)
-                filled = mixture.intervals(m, torch.from_numpy(values[part]).to(self.predictor.backend.device))
-                start[0, part], width[0, part], start[1, part], width[1, part] = (t.cpu().numpy() for t in filled)
-
-        self._each(fill)
-        return start, width
+        start, width = zip(*self._each(_intervals, values), strict=True)
+        return np.concatenate(start, 1), np.concatenate(width, 1)
 
     def rows(self, high: np.ndarray | None) -> np.ndarray:
         """Frequencies less one, float32 [n, 16], of the high nibble, or of the low one given ``high`` int32 [n]."""
-        out = np.empty((len(self), 16), np.float32)
+        return np.concatenate(self._each(_rows, np.empty(0, np.int32) if high is None else high))
 
-        def fill(part: slice, piece: tuple[Tensor, Tensor, Tensor]) -> None:
-            known = np.empty(0, np.int32) if high is None else high[part]
-            if self.predictor.backend.numba:
-                p, centre, cls = (tensor.numpy() for tensor in piece)
-                kernels.rows(p, centre, cls, known, self.predictor.table_arrays, out[part])
-            else:
-                m = mixture.mixture(*piece, self.predictor.tables)
-                if high is None:
-                    out[part] = mixture.high_rows(m).cpu().numpy()
-                else:
-                    out[part] = mixture.low_rows(m, torch.from_numpy(known).to(self.predictor.backend.device)).cpu()
-
-        self._each(fill)
-        return out
-
-    def _each(self, work: Callable[[slice, tuple[Tensor, Tensor, Tensor]], None]) -> None:
-        ends = np.cumsum([len(outputs) for outputs, _, _ in self.pieces]).tolist()
-        self.predictor.each(work, [slice(a, b) for a, b in pairwise([0, *ends])], self.pieces)
+    def _each(self, work: Callable[[Mixtures, np.ndarray, Tables], Any], known: np.ndarray) -> list[Any]:
+        parts = [known[a:b] for a, b in pairwise(self.ends)]
+        return self.predictor.each(work, self.pieces, parts, [self.predictor.table_arrays] * len(parts))
 
 
 @dataclass
@@ -121,45 +129,31 @@ class LearnedDistribution:
 
     def __init__(self, head: Head, activations: Activations, predictor: Predictor) -> None:
         self._head, self._activations = head, activations
-        self._tables, self._backend = predictor.table_arrays, predictor.head_backend
+        self._backend, self._tables = predictor.head_backend, predictor.table_arrays
         self._mixtures = self._mix(head.weight)
 
     def _mix(self, weight: Tensor) -> np.ndarray:
-        a, bias = self._activations, self._head.bias
-        mixtures = np.empty((len(self), 4, len(bias) // 3), np.int32)
-        sums = self._backend.matmul(a.inputs, weight)
-        kernels.mixtures(sums.numpy(), bias, a.centre, a.cls, self._tables, mixtures)
-        return mixtures
-
-    def __len__(self) -> int:
-        return len(self._activations.inputs)
+        a = self._activations
+        return _mixtures(self._backend, a.inputs, weight, self._head.bias, a.centre, a.cls, self._tables)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As Distribution.intervals."""
-        return self._intervals(self._mixtures, values)
-
-    def _intervals(self, mixtures: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        start, width = np.empty((2, 2, len(values)), np.uint32)
-        kernels.mixture_intervals(mixtures, values, self._tables["logistic"], start, width)
-        return start, width
-
-    def gain(self, level: int, values: np.ndarray) -> learning.Gain:
-        """What learning has brought for this batch, measured with a second evaluation of the head."""
-        mixtures = self._mix(self._head.trained), self._mixtures
-        bits = (48.0 * len(values) - np.log2(self._intervals(mix, values)[1]).sum() for mix in mixtures)
-        return learning.Gain(level, self._head.seen, len(values), *bits)
+        return _intervals(self._mixtures, values, self._tables)
 
     def rows(self, high: np.ndarray | None) -> np.ndarray:
         """As Distribution.rows."""
-        out = np.empty((len(self), 16), np.float32)
-        known = np.empty(0, np.int32) if high is None else high
-        kernels.mixture_rows(self._mixtures, known, self._tables["logistic"], out)
-        return out
+        return _rows(self._mixtures, np.empty(0, np.int32) if high is None else high, self._tables)
+
+    def gain(self, level: int, values: np.ndarray) -> learning.Gain:
+        """What learning has brought for this batch, measured with a second evaluation of the head."""
+        widths = (_intervals(mix, values, self._tables)[1] for mix in (self._mix(self._head.trained), self._mixtures))
+        bits = (48.0 * len(values) - np.log2(width).sum() for width in widths)
+        return learning.Gain(level, self._head.seen, len(values), *bits)
 
     def gradient(self, values: np.ndarray) -> Tensor:
         """Gradient of the code length of values uint8 [n] by the outputs, in 1/1024 bit: int8 [2 * padded, n], high and
         low halves."""
-        halves = np.zeros((len(self._head.halves), len(self)), np.int8)
+        halves = np.zeros((len(self._head.halves), len(values)), np.int8)
         kernels.gradient(self._mixtures, self._activations.cls, values, self._tables, halves)
         return torch.from_numpy(halves)
 
@@ -339,13 +333,17 @@ class Predictor:
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
 
-        def evaluate(part: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        def evaluate(part: np.ndarray) -> Mixtures:
             x, centre, cls = self._features(array, part, stride, layout, atom.level)
-            return self.backend.head(expert, self.backend.trunk(expert, x)), centre, cls
+            h = self.backend.trunk(expert, x)
+            if self.backend.numba:
+                place = centre.numpy(), cls.numpy()
+                return _mixtures(self.backend, h, expert.halves, expert.head_bias.numpy(), *place, self.table_arrays)
+            return mixture.mixture(self.backend.head(expert, h), centre, cls, self.tables)
 
         size = min(self.chunk, max(MIN_CHUNK, -(-len(at) // self.threads))) if self._pool else self.chunk
-        parts = [at[first : first + size] for first in range(0, len(at), size)]
-        return Distribution(self.each(evaluate, parts), self)
+        ends = [*range(0, len(at), size), len(at)]
+        return Distribution(self.each(evaluate, [at[a:b] for a, b in pairwise(ends)]), ends, self)
 
     def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int) -> Activations:
         """The trunk's part of ``distribution``, for a head that learns."""

@@ -42,6 +42,9 @@ _ONE = tables.INPUT_ONE
 _DECAY, _EPSILON = learning.DECAY, learning.EPSILON
 _HALVES_MAX, _WEIGHT_ONE, _STEP_MAX = float(learning.HALVES_MAX), float(learning.WEIGHT_ONE), float(learning.STEP_MAX)
 _GRADIENT_FLOOR, _MEAN_GRADIENT = learning.GRADIENT_FLOOR, learning.MEAN_GRADIENT
+#: Mixtures are computed for so many pixels at a time, operation by operation: loops over pixels are what the compiler
+#: vectorises (look-ups apart, which stand in loops of their own), and scratch arrays stay in the first-level cache.
+_BLOCK = 128
 
 
 @_jit
@@ -206,207 +209,185 @@ def requantise(acc, bias, shift, out):
 
 
 @_jit
-def join_halves(acc, bias, out):
-    """Head sums of the high and the low weight halves, int32 [n, 2 * padded], -> outputs int32 [n, m] in 1/256."""
-    outputs = np.empty(len(bias), np.int32)
-    for i in range(len(acc)):
-        _join(acc, i, bias, outputs)
-        for j in range(len(bias)):
-            out[i, j] = outputs[j]
+def _mixture_block(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, entry, mix):
+    """mixture.mixture for a block: head sums int32 [2 * padded, b] -> ``mix`` int32 [4, K, b]; ``y`` int32 [3 K, b] and
+    ``entry`` int32 [b] are scratch.
 
-
-@_jit
-def _join(acc, i, bias, out):
-    """One row of ``join_halves``."""
-    padded = acc.shape[1] // 2
-    for j in range(len(out)):
-        total = np.int32(np.int32(acc[i, j] << _HEAD_SPLIT) + acc[i, padded + j] + bias[j])
-        out[j] = np.int32(total + (1 << (_HEAD_SHIFT - 1))) >> _HEAD_SHIFT
-
-
-@_jit
-def _mixture(p, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift):
-    """mixture.mixture for one pixel: fills int32 rows of K.
-
-    All fits int32 (model.py checks the tables): the mean is at most 2**14 times a class scale of at most 2**14, which
-    is 2**28, and 2**14 components of at most 2**16 each make ``total`` at most 2**30.
+    All fits int32 (model.py checks the tables): outputs are below 2**24, the mean is at most 2**14 times a class scale
+    of at most 2**14, which is 2**28, and 2**14 components of at most 2**16 each make ``total`` at most 2**30.
     """
-    k_count = len(weight)
-    top = p[0]
+    padded = len(sums) // 2
+    k_count = mix.shape[1]
+    n = len(cls)
+    for o in range(3 * k_count):
+        high, low, b, out = sums[o], sums[padded + o], bias[o], y[o]
+        for i in range(n):
+            total = np.int32(np.int32(high[i] << _HEAD_SPLIT) + low[i] + b)
+            out[i] = np.int32(total + np.int32(1 << (_HEAD_SHIFT - 1))) >> np.int32(_HEAD_SHIFT)
+
+    top, total, rest = np.empty(n, np.int32), np.zeros(n, np.int32), np.empty(n, np.int32)
+    top[:] = y[0, :n]
     for k in range(1, k_count):
-        top = max(top, p[k])
-    total = np.int32(0)
-    best = 0
-    for k in range(k_count - 1, -1, -1):
-        best = k if p[k] == top else best
-        e = exp2[min((np.int64(top) - np.int64(p[k])) >> 2, _EXP_ENTRIES - 1)]
-        weight[k] = e
-        total += e
-    whole = np.float64(total)
-    rest = np.int32(1 << _WEIGHT_BITS)
+        logit = y[k]
+        for i in range(n):
+            top[i] = max(top[i], logit[i])
     for k in range(k_count):
-        # an exact floor: see _rescale
-        w = np.int32(np.float64(weight[k]) * np.float64(1 << _WEIGHT_BITS) / whole)
-        weight[k] = w
-        rest -= w
-    weight[best] += rest
-    scale = class_scale[cls]
-    zero = np.int32(np.int32(_CLASS_STEPS) * np.int32(cls) + np.int32(_SCALE_ZERO))
+        logit, weight = y[k], mix[0, k]
+        for i in range(n):
+            entry[i] = min((top[i] - logit[i]) >> np.int32(2), np.int32(_EXP_ENTRIES - 1))
+        for i in range(n):
+            weight[i] = exp2[np.uint32(entry[i])]
+        for i in range(n):
+            total[i] += weight[i]
+    rest[:] = 1 << _WEIGHT_BITS
     for k in range(k_count):
-        m = np.int32(min(max(p[k_count + k], np.int32(-_MEAN_LIMIT)), np.int32(_MEAN_LIMIT)) * scale)
-        m = np.int32(centre + (m >> np.int32(8)))
-        mean[k] = min(max(m, np.int32(_MU_MIN)), np.int32(_MU_MAX))
-        s = np.int32((p[2 * k_count + k] >> np.int32(2)) + zero)
-        s = np.uint32(min(max(s, np.int32(0)), np.int32(_SCALE_ENTRIES - 1)))
-        mantissa[k] = inv_mantissa[s]
-        shift[k] = inv_shift[s]
+        weight = mix[0, k]
+        for i in range(n):
+            # an exact floor: see _rescale
+            weight[i] = np.int32(np.float64(weight[i]) * np.float64(1 << _WEIGHT_BITS) / np.float64(total[i]))
+            rest[i] -= weight[i]
+    for k in range(k_count):  # the first largest component takes what is left over
+        logit, weight = y[k], mix[0, k]
+        for i in range(n):
+            weight[i] += rest[i] if logit[i] == top[i] else np.int32(0)
+            rest[i] = np.int32(0) if logit[i] == top[i] else rest[i]
+
+    scale, zero = rest, total
+    for i in range(n):
+        scale[i] = class_scale[cls[i]]
+        zero[i] = np.int32(_CLASS_STEPS) * np.int32(cls[i]) + np.int32(_SCALE_ZERO)
+    for k in range(k_count):
+        mean, mantissa, shift = mix[1, k], mix[2, k], mix[3, k]
+        deviation, log_scale = y[k_count + k], y[2 * k_count + k]
+        for i in range(n):
+            m = min(max(deviation[i], np.int32(-_MEAN_LIMIT)), np.int32(_MEAN_LIMIT))
+            m = np.int32(centre[i] + (np.int32(m * scale[i]) >> np.int32(8)))
+            mean[i] = min(max(m, np.int32(_MU_MIN)), np.int32(_MU_MAX))
+        for i in range(n):
+            s = np.int32((log_scale[i] >> np.int32(2)) + zero[i])
+            entry[i] = min(max(s, np.int32(0)), np.int32(_SCALE_ENTRIES - 1))
+        for i in range(n):
+            mantissa[i] = inv_mantissa[np.uint32(entry[i])]
+            shift[i] = inv_shift[np.uint32(entry[i])]
 
 
 @_jit
-def _cumulative(x, weight, mean, mantissa, shift, logistic, c, z):
-    """mixture.cumulative for one pixel at the boundaries ``x``: fills ``c``, both int32 [b]; ``z`` is scratch.
+def _mixtures(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
+    y, entry = np.empty((len(bias), _BLOCK), np.int32), np.empty(_BLOCK, np.int32)
+    for first in range(0, len(cls), _BLOCK):
+        part = slice(first, min(first + _BLOCK, len(cls)))
+        _mixture_block(
+            sums[:, part], bias, centre[part], cls[part], class_scale, inv_mantissa, inv_shift, exp2, y, entry,
+            mix[:, :, part],
+        )  # fmt: skip
 
-    The first inner loop is what the compiler vectorises; the look-up is not. All fits int32 (model.py checks the
-    tables): distances are at most 64 * 256 - 32 + 4096 = 20448 and mantissas below 2**15 (32591 in the shipped
-    tables), so their product is at most 6.7e8; the weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30.
+
+def mixtures(sums, bias, centre, cls, tabs, mix) -> None:
+    """mixture.mixture of n pixels: the head's sums int32 [2 * padded, n] by halves of its weights (network.split_head)
+    -> ``mix`` int32 [4, K, n]: weights, means, mantissas and shifts of the components."""
+    _mixtures(
+        sums, bias, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"], mix
+    )  # fmt: skip
+
+
+@_jit
+def _logistic_entries(x, mean, mantissa, shift, entry):
+    """Entries of the logistic table at the boundaries ``x``: fills ``entry``.
+
+    All fits int32 (model.py checks the tables): distances are at most 64 * 256 - 32 + 4096 = 20448 and mantissas below
+    2**15 (32591 in the shipped tables), so their product is at most 6.7e8.
     """
-    c[:] = 0
-    n = len(x)
-    for k in range(len(weight)):
-        w, m, s, u = weight[k], mean[k], shift[k], mantissa[k]
-        for i in range(n):
-            distance = np.int32(np.int32(_UNIT * x[i]) - np.int32(_UNIT // 2) - m)
-            entry = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
-            z[i] = min(max(entry, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
-        for i in range(n):
-            c[i] = c[i] + np.int32(w * logistic[np.uint32(z[i])])
     for i in range(len(x)):
+        distance = np.int32(np.int32(_UNIT * x[i]) - np.int32(_UNIT // 2) - mean[i])
+        z = np.int32(np.int32(distance * mantissa[i]) >> shift[i]) + np.int32(_LOGISTIC_ENTRIES // 2)
+        entry[i] = min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
+
+
+@_jit
+def _cumulative(x, mix, logistic, c, entry):
+    """mixture.cumulative of a block of pixels, each at one boundary: fills ``c``; ``x``, ``c`` and the scratch
+    ``entry`` are int32 [b]. The weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30."""
+    n = len(x)
+    c[:] = 0
+    for k in range(mix.shape[1]):
+        weight = mix[0, k]
+        _logistic_entries(x, mix[1, k], mix[2, k], mix[3, k], entry)
+        for i in range(n):
+            entry[i] = logistic[np.uint32(entry[i])]
+        for i in range(n):
+            c[i] += np.int32(weight[i] * entry[i])
+    for i in range(n):
         q = c[i] >> np.int32(6)
         q = np.int32(q - (q >> np.int32(12)) + np.int32(_FLOOR * x[i]))
-        c[i] = np.int32(0) if x[i] == 0 else (np.int32(_TOTAL) if x[i] == 256 else q)
+        q = np.int32(0) if x[i] == 0 else q
+        c[i] = np.int32(_TOTAL) if x[i] == 256 else q
 
 
 @_jit
 def _rescale(part, whole):
     """mixture.rescale: an exact floor, since a correctly rounded double quotient below 2**24 keeps it."""
-    return np.int64(np.float64(part * (_TOTAL - 16)) / np.float64(whole))
+    return np.int32(np.float64(part) * np.float64(_TOTAL - 16) / np.float64(whole))
 
 
 @_jit
-def _pixel_intervals(weight, mean, mantissa, shift, value, logistic, x, c, z, start, width, i):
-    v = np.int32(value)
-    x[0], x[1], x[2], x[3] = v & ~15, v, v + 1, (v & ~15) + 16
-    _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
-    whole = np.int64(c[3] - c[0])
-    low, above = _rescale(np.int64(c[1] - c[0]), whole), _rescale(np.int64(c[2] - c[0]), whole)
-    start[0, i] = c[0]
-    width[0, i] = whole
-    start[1, i] = low + (v & 15)
-    width[1, i] = above - low + 1
+def intervals(mix, value, logistic, start, width):
+    """mixture.intervals: fills ``start``, ``width`` uint32 [2, n]: the high and the low nibbles of ``value``."""
+    x, entry = np.empty((2, _BLOCK), np.int32)
+    c = np.empty((4, _BLOCK), np.int32)
+    for first in range(0, len(value), _BLOCK):
+        n = min(_BLOCK, len(value) - first)
+        part = slice(first, first + n)
+        components, v = mix[:, :, part], value[part]
+        for boundary in range(4):
+            for i in range(n):
+                u = np.int32(v[i])
+                nibble = u & np.int32(~15)
+                if boundary == 0:
+                    x[i] = nibble
+                elif boundary == 1:
+                    x[i] = u
+                elif boundary == 2:
+                    x[i] = u + np.int32(1)
+                else:
+                    x[i] = nibble + np.int32(16)
+            _cumulative(x[:n], components, logistic, c[boundary, :n], entry[:n])
+        high_start, low_start, high_width, low_width = start[0, part], start[1, part], width[0, part], width[1, part]
+        for i in range(n):
+            whole = c[3, i] - c[0, i]
+            low, above = _rescale(c[1, i] - c[0, i], whole), _rescale(c[2, i] - c[0, i], whole)
+            high_start[i], high_width[i] = c[0, i], whole
+            low_start[i], low_width[i] = low + (np.int32(v[i]) & np.int32(15)), above - low + np.int32(1)
 
 
 @_jit
-def _pixel_rows(weight, mean, mantissa, shift, high, logistic, x, c, z, row):
-    """Row of the high nibble where ``high`` is negative, else of the low nibble given ``high``."""
-    for s in range(17):
-        x[s] = 16 * s if high < 0 else 16 * high + s
-    _cumulative(x, weight, mean, mantissa, shift, logistic, c, z)
-    if high < 0:
-        for s in range(16):
-            row[s] = c[s + 1] - c[s] - 1
-    else:
-        whole = np.int64(c[16] - c[0])
-        before = np.int64(0)
-        for s in range(16):
-            after = _rescale(np.int64(c[s + 1] - c[0]), whole)
-            row[s] = after - before
-            before = after
-
-
-@_jit
-def _intervals(p, centre, cls, value, class_scale, inv_mantissa, inv_shift, exp2, logistic, start, width):
-    weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
-    x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
-    for i in range(len(p)):
-        _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        _pixel_intervals(weight, mean, mantissa, shift, value[i], logistic, x, c, z, start, width, i)
-
-
-@_jit
-def _rows(p, centre, cls, high, class_scale, inv_mantissa, inv_shift, exp2, logistic, rows):
-    """Rows of the high nibble where ``high`` is empty, else of the low nibble given ``high``."""
-    weight, mean, mantissa, shift = np.empty((4, p.shape[1] // 3), np.int32)
-    x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
-    for i in range(len(p)):
-        _mixture(p[i], centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        nibble = high[i] if len(high) > 0 else np.int32(-1)
-        _pixel_rows(weight, mean, mantissa, shift, nibble, logistic, x, c, z, rows[i])
-
-
-def intervals(p, centre, cls, value, tabs, start, width) -> None:
-    """mixture.intervals: fills ``start``, ``width`` uint32 [2, n]: the high and the low nibbles."""
-    _intervals(
-        p, centre, cls, value, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
-        tabs["logistic"], start, width,
-    )  # fmt: skip
-
-
-def rows(p, centre, cls, high, tabs, out) -> None:
+def rows(mix, high, logistic, out):
     """mixture.high_rows (``high`` empty) or mixture.low_rows into float32 [n, 16]."""
-    _rows(
-        p, centre, cls, high, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"],
-        tabs["logistic"], out,
-    )  # fmt: skip
+    x, entry = np.empty((2, _BLOCK), np.int32)
+    c = np.empty((17, _BLOCK + 16), np.int32)  # not a power of two: such rows share the same lines of the cache
+    low = len(high) > 0
+    for first in range(0, len(out), _BLOCK):
+        n = min(_BLOCK, len(out) - first)
+        components = mix[:, :, first : first + n]
+        for i in range(n):
+            x[i] = np.int32(16) * high[first + i] if low else np.int32(0)
+        for s in range(17):
+            _cumulative(x[:n], components, logistic, c[s, :n], entry[:n])
+            for i in range(n):
+                x[i] += np.int32(1) if low else np.int32(16)
+        if low:
+            for s in range(16, -1, -1):
+                for i in range(n):
+                    c[s, i] -= c[0, i]
+            for s in range(1, 17):  # the last becomes _TOTAL - 16, when it is no longer needed
+                for i in range(n):
+                    c[s, i] = _rescale(c[s, i], c[16, i])
+        for i in range(n):
+            for s in range(16):
+                width = np.int32(c[s + 1, i] - c[s, i])
+                out[first + i, s] = np.float32(width if low else np.int32(width - np.int32(1)))
 
 
 # --- the learning head (learning.py) --------------------------------------------------------------------------------
-
-
-@_jit
-def _mixtures(acc, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
-    y = np.empty(len(bias), np.int32)
-    weight, mean, mantissa, shift = np.empty((4, len(bias) // 3), np.int32)
-    for i in range(len(acc)):
-        _join(acc, i, bias, y)
-        _mixture(y, centre[i], cls[i], class_scale, inv_mantissa, inv_shift, exp2, weight, mean, mantissa, shift)
-        for k in range(len(weight)):
-            mix[i, 0, k], mix[i, 1, k], mix[i, 2, k], mix[i, 3, k] = weight[k], mean[k], mantissa[k], shift[k]
-
-
-def mixtures(acc, bias, centre, cls, tabs, mix) -> None:
-    """Mixtures of a batch from the head's sums by halves (as ``join_halves``): fills ``mix`` int32 [n, 4, K] with
-    weights, means, mantissas and shifts of the components."""
-    _mixtures(
-        acc, bias, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"], tabs["exp2"], mix
-    )  # fmt: skip
-
-
-@_jit
-def mixture_intervals(mix, value, logistic, start, width):
-    """As ``intervals``, from the results of ``mixtures``."""
-    x, c, z = np.empty(4, np.int32), np.empty(4, np.int32), np.empty(4, np.int32)
-    weight, mean, mantissa, shift = np.empty((4, mix.shape[2]), np.int32)
-    for i in range(len(mix)):
-        _components(mix, i, weight, mean, mantissa, shift)
-        _pixel_intervals(weight, mean, mantissa, shift, value[i], logistic, x, c, z, start, width, i)
-
-
-@_jit
-def mixture_rows(mix, high, logistic, out):
-    """As ``rows``, from the results of ``mixtures``."""
-    x, c, z = np.empty(17, np.int32), np.empty(17, np.int32), np.empty(17, np.int32)
-    weight, mean, mantissa, shift = np.empty((4, mix.shape[2]), np.int32)
-    for i in range(len(mix)):
-        nibble = high[i] if len(high) > 0 else np.int32(-1)
-        _components(mix, i, weight, mean, mantissa, shift)
-        _pixel_rows(weight, mean, mantissa, shift, nibble, logistic, x, c, z, out[i])
-
-
-@_jit
-def _components(mix, i, weight, mean, mantissa, shift):
-    """Parameters of one pixel's mixture, copied: views of arrays cost more than these few numbers."""
-    for k in range(len(weight)):
-        weight[k], mean[k], mantissa[k], shift[k] = mix[i, 0, k], mix[i, 1, k], mix[i, 2, k], mix[i, 3, k]
 
 
 def gradient(mix, cls, value, tabs, halves) -> None:
@@ -421,42 +402,68 @@ def gradient(mix, cls, value, tabs, halves) -> None:
 
 @_jit
 def _gradient(mix, cls, value, class_scale, logistic, halves):
-    k_count = mix.shape[2]
-    below, above = np.empty((2, k_count), np.int64)
-    z_below, z_above = np.empty((2, k_count), np.int64)
-    for i in range(len(mix)):
-        v = np.int32(value[i])
-        total = np.int64(0)
+    k_count = mix.shape[1]
+    padded = len(halves) // 2
+    x, scale, total = np.empty((3, _BLOCK), np.int32)
+    entries, cdf = np.empty((2, 2, k_count, _BLOCK), np.int32)  # below and above the value
+    inverse, g = np.empty((2, _BLOCK), np.float64)
+    for first in range(0, len(value), _BLOCK):
+        n = min(_BLOCK, len(value) - first)
+        part = slice(first, first + n)
+        v = value[part]
+        total[:] = 0
+        for i in range(n):
+            scale[i] = class_scale[cls[first + i]]
+        for side in range(2):
+            for i in range(n):
+                x[i] = np.int32(v[i]) + np.int32(side)
+            for k in range(k_count):
+                entry, f, weight = entries[side, k], cdf[side, k], mix[0, k, part]
+                _logistic_entries(x[:n], mix[1, k, part], mix[2, k, part], mix[3, k, part], entry)
+                for i in range(n):
+                    f[i] = logistic[np.uint32(entry[i])]
+                for i in range(n):
+                    f[i] = np.int32(0) if x[i] == 0 else (np.int32(1 << 16) if x[i] == 256 else f[i])
+                    total[i] += np.int32(weight[i] * f[i]) if side else -np.int32(weight[i] * f[i])
+        for i in range(n):
+            inverse[i] = 1.0 / np.float64(total[i] + np.int32(_GRADIENT_FLOOR))
         for k in range(k_count):
-            m, u, s = mix[i, 1, k], mix[i, 2, k], mix[i, 3, k]
-            distance = np.int32(np.int32(_UNIT * v) - np.int32(_UNIT // 2) - m)
-            low = np.int32(np.int32(distance * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
-            high = np.int32(np.int32((distance + np.int32(_UNIT)) * u) >> s) + np.int32(_LOGISTIC_ENTRIES // 2)
-            low = min(max(low, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
-            high = min(max(high, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
-            z_below[k], z_above[k] = low, high
-            below[k] = 0 if v == 0 else logistic[np.uint32(low)]
-            above[k] = 1 << 16 if v == 255 else logistic[np.uint32(high)]
-            total += mix[i, 0, k] * (above[k] - below[k])
-        inverse = 1.0 / np.float64(total + _GRADIENT_FLOOR)
-        for k in range(k_count):
-            w = np.int64(mix[i, 0, k])
-            share = w * (above[k] - below[k]) - ((w * total) >> np.int64(_WEIGHT_BITS))
-            slope_below = (below[k] * (65536 - below[k])) >> np.int64(16)
-            slope_above = (above[k] * (65536 - above[k])) >> np.int64(16)
-            ratio = np.int64(class_scale[cls[i]]) * np.int64(mix[i, 2, k]) >> np.int64(mix[i, 3, k])
-            by_mean = w * (slope_above - slope_below) * ratio
-            by_scale = w * ((2 * z_above[k] - 4095) * slope_above - (2 * z_below[k] - 4095) * slope_below)
-            _store(halves, i, k, np.float64(-share) * inverse * 1024.0)
-            _store(halves, i, k_count + k, np.float64(by_mean) * inverse * _MEAN_GRADIENT)
-            _store(halves, i, 2 * k_count + k, np.float64(by_scale) * inverse * 4.0)
+            weight, mantissa, shift = mix[0, k, part], mix[2, k, part], mix[3, k, part]
+            below, above, z_below, z_above = cdf[0, k], cdf[1, k], entries[0, k], entries[1, k]
+            for i in range(n):
+                w = np.int64(weight[i])
+                share = w * np.int64(above[i] - below[i]) - ((w * np.int64(total[i])) >> np.int64(_WEIGHT_BITS))
+                g[i] = np.float64(-share) * inverse[i] * 1024.0
+            _store(g[:n], halves[k, part], halves[padded + k, part])
+            for i in range(n):
+                ratio = np.int64(scale[i]) * np.int64(mantissa[i]) >> np.int64(shift[i])
+                change = _slope(above[i]) - _slope(below[i])
+                g[i] = np.float64(np.int64(weight[i]) * change * ratio) * inverse[i] * _MEAN_GRADIENT
+            _store(g[:n], halves[k_count + k, part], halves[padded + k_count + k, part])
+            for i in range(n):
+                # twice the logistic's argument at the middle of an entry of its table
+                change = _argument(z_above[i]) * _slope(above[i]) - _argument(z_below[i]) * _slope(below[i])
+                g[i] = np.float64(np.int64(weight[i]) * change) * inverse[i] * 4.0
+            _store(g[:n], halves[2 * k_count + k, part], halves[padded + 2 * k_count + k, part])
 
 
 @_jit
-def _store(halves, i, output, value):
-    whole = np.int32(min(max(np.rint(value), -_HALVES_MAX), _HALVES_MAX))
-    halves[output, i] = whole >> _HEAD_SPLIT
-    halves[len(halves) // 2 + output, i] = whole & ((1 << _HEAD_SPLIT) - 1)
+def _slope(f):
+    """Derivative of the logistic where its CDF is ``f``, both in 2**-16."""
+    return (np.int64(f) * np.int64(65536 - f)) >> np.int64(16)
+
+
+@_jit
+def _argument(entry):
+    return np.int64(2 * entry - (_LOGISTIC_ENTRIES - 1))
+
+
+@_jit
+def _store(gradient, high, low):
+    for i in range(len(gradient)):
+        whole = np.int32(min(max(np.rint(gradient[i]), -_HALVES_MAX), _HALVES_MAX))
+        high[i] = whole >> np.int32(_HEAD_SPLIT)
+        low[i] = whole & np.int32((1 << _HEAD_SPLIT) - 1)
 
 
 @_jit

@@ -113,10 +113,6 @@ class Backend:
     def head(self, expert: Expert, h: Tensor) -> Tensor:
         """The last layer: int8 [n, hidden] -> int32 [n, outputs] in 1/256."""
         acc = self.matmul(h, expert.halves)
-        if self.numba:
-            out = torch.empty(len(h), expert.outputs, dtype=torch.int32)
-            _kernels().join_halves(acc.numpy(), expert.head_bias.numpy(), out.numpy())
-            return out
         padded = acc.shape[1] // 2
         n = expert.outputs
         total = (acc[:, :n] << HEAD_SPLIT) + acc[:, padded : padded + n] + expert.head_bias

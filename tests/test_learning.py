@@ -145,7 +145,6 @@ class Twins:
         activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8))
         predictor = SimpleNamespace(table_arrays=self.tables, head_backend=self.backend)
         distribution = codec.LearnedDistribution(self.head, activations, predictor)
-        assert len(distribution) == n
         start, width = distribution.intervals(values)
         high_rows, low_rows = distribution.rows(None), distribution.rows((values >> 4).astype(np.int32))
 
