@@ -352,8 +352,9 @@ class Predictor:
         width, skip = expert.halves.shape[1], learning.skip_inputs(index)
         inputs = torch.zeros(len(at), learning.padded_inputs(width, index), dtype=torch.int8)
         centre, cls = np.empty(len(at), np.int32), np.empty(len(at), np.uint8)
-        for first in range(0, len(at), self.chunk):
-            part = slice(first, first + self.chunk)
+        parts = max(1, round(len(at) / self.chunk))  # of equal size: a small rest would be slow
+        for a, b in pairwise(len(at) * i // parts for i in range(parts + 1)):
+            part = slice(a, b)
             x, *place = self._features(array, at[part], stride, layout, atom.level)
             inputs[part, :width] = self.backend.trunk(expert, x)
             inputs[part, width : width + skip] = x[:, :skip]

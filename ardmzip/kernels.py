@@ -209,30 +209,31 @@ def requantise(acc, bias, shift, out):
 
 
 @_jit
-def _mixture_block(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, entry, mix):
-    """mixture.mixture for a block: head sums int32 [2 * padded, b] -> ``mix`` int32 [4, K, b]; ``y`` int32 [3 K, b] and
-    ``entry`` int32 [b] are scratch.
+def _mixture_block(part, sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix):
+    """Fills ``part`` of ``mix``; ``y`` int32 [3 K, b] and ``scratch`` int32 [4, b] are overwritten.
 
     All fits int32 (model.py checks the tables): outputs are below 2**24, the mean is at most 2**14 times a class scale
     of at most 2**14, which is 2**28, and 2**14 components of at most 2**16 each make ``total`` at most 2**30.
     """
     padded = len(sums) // 2
     k_count = mix.shape[1]
+    centre, cls = centre[part], cls[part]
     n = len(cls)
     for o in range(3 * k_count):
-        high, low, b, out = sums[o], sums[padded + o], bias[o], y[o]
+        high, low, b, out = sums[o, part], sums[padded + o, part], bias[o], y[o]
         for i in range(n):
             total = np.int32(np.int32(high[i] << _HEAD_SPLIT) + low[i] + b)
             out[i] = np.int32(total + np.int32(1 << (_HEAD_SHIFT - 1))) >> np.int32(_HEAD_SHIFT)
 
-    top, total, rest = np.empty(n, np.int32), np.zeros(n, np.int32), np.empty(n, np.int32)
-    top[:] = y[0, :n]
+    top, total, rest, entry = scratch[0], scratch[1], scratch[2], scratch[3]
+    top[:] = y[0]
+    total[:] = 0
     for k in range(1, k_count):
         logit = y[k]
         for i in range(n):
             top[i] = max(top[i], logit[i])
     for k in range(k_count):
-        logit, weight = y[k], mix[0, k]
+        logit, weight = y[k], mix[0, k, part]
         for i in range(n):
             entry[i] = min((top[i] - logit[i]) >> np.int32(2), np.int32(_EXP_ENTRIES - 1))
         for i in range(n):
@@ -241,13 +242,13 @@ def _mixture_block(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift
             total[i] += weight[i]
     rest[:] = 1 << _WEIGHT_BITS
     for k in range(k_count):
-        weight = mix[0, k]
+        weight = mix[0, k, part]
         for i in range(n):
             # an exact floor: see _rescale
             weight[i] = np.int32(np.float64(weight[i]) * np.float64(1 << _WEIGHT_BITS) / np.float64(total[i]))
             rest[i] -= weight[i]
     for k in range(k_count):  # the first largest component takes what is left over
-        logit, weight = y[k], mix[0, k]
+        logit, weight = y[k], mix[0, k, part]
         for i in range(n):
             weight[i] += rest[i] if logit[i] == top[i] else np.int32(0)
             rest[i] = np.int32(0) if logit[i] == top[i] else rest[i]
@@ -257,7 +258,7 @@ def _mixture_block(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift
         scale[i] = class_scale[cls[i]]
         zero[i] = np.int32(_CLASS_STEPS) * np.int32(cls[i]) + np.int32(_SCALE_ZERO)
     for k in range(k_count):
-        mean, mantissa, shift = mix[1, k], mix[2, k], mix[3, k]
+        mean, mantissa, shift = mix[1, k, part], mix[2, k, part], mix[3, k, part]
         deviation, log_scale = y[k_count + k], y[2 * k_count + k]
         for i in range(n):
             m = min(max(deviation[i], np.int32(-_MEAN_LIMIT)), np.int32(_MEAN_LIMIT))
@@ -273,12 +274,11 @@ def _mixture_block(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift
 
 @_jit
 def _mixtures(sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
-    y, entry = np.empty((len(bias), _BLOCK), np.int32), np.empty(_BLOCK, np.int32)
+    y, scratch = np.empty((len(bias), _BLOCK), np.int32), np.empty((4, _BLOCK), np.int32)
     for first in range(0, len(cls), _BLOCK):
         part = slice(first, min(first + _BLOCK, len(cls)))
         _mixture_block(
-            sums[:, part], bias, centre[part], cls[part], class_scale, inv_mantissa, inv_shift, exp2, y, entry,
-            mix[:, :, part],
+            part, sums, bias, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix
         )  # fmt: skip
 
 
@@ -304,14 +304,18 @@ def _logistic_entries(x, mean, mantissa, shift, entry):
 
 
 @_jit
-def _cumulative(x, mix, logistic, c, entry):
+def _cumulative(x, mix, part, logistic, c, entry):
     """mixture.cumulative of a block of pixels, each at one boundary: fills ``c``; ``x``, ``c`` and the scratch
-    ``entry`` are int32 [b]. The weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30."""
+    ``entry`` are int32 [b]. The weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30.
+
+    ``part`` cuts the block out of ``mix``. Only rows are cut: slices of several rows have a stride, which would keep
+    the compiler from vectorising.
+    """
     n = len(x)
     c[:] = 0
     for k in range(mix.shape[1]):
-        weight = mix[0, k]
-        _logistic_entries(x, mix[1, k], mix[2, k], mix[3, k], entry)
+        weight = mix[0, k, part]
+        _logistic_entries(x, mix[1, k, part], mix[2, k, part], mix[3, k, part], entry)
         for i in range(n):
             entry[i] = logistic[np.uint32(entry[i])]
         for i in range(n):
@@ -332,12 +336,12 @@ def _rescale(part, whole):
 @_jit
 def intervals(mix, value, logistic, start, width):
     """mixture.intervals: fills ``start``, ``width`` uint32 [2, n]: the high and the low nibbles of ``value``."""
-    x, entry = np.empty((2, _BLOCK), np.int32)
+    x, entry = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
     c = np.empty((4, _BLOCK), np.int32)
     for first in range(0, len(value), _BLOCK):
         n = min(_BLOCK, len(value) - first)
         part = slice(first, first + n)
-        components, v = mix[:, :, part], value[part]
+        v = value[part]
         for boundary in range(4):
             for i in range(n):
                 u = np.int32(v[i])
@@ -350,7 +354,7 @@ def intervals(mix, value, logistic, start, width):
                     x[i] = u + np.int32(1)
                 else:
                     x[i] = nibble + np.int32(16)
-            _cumulative(x[:n], components, logistic, c[boundary, :n], entry[:n])
+            _cumulative(x[:n], mix, part, logistic, c[boundary, :n], entry[:n])
         high_start, low_start, high_width, low_width = start[0, part], start[1, part], width[0, part], width[1, part]
         for i in range(n):
             whole = c[3, i] - c[0, i]
@@ -362,16 +366,16 @@ def intervals(mix, value, logistic, start, width):
 @_jit
 def rows(mix, high, logistic, out):
     """mixture.high_rows (``high`` empty) or mixture.low_rows into float32 [n, 16]."""
-    x, entry = np.empty((2, _BLOCK), np.int32)
+    x, entry = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
     c = np.empty((17, _BLOCK + 16), np.int32)  # not a power of two: such rows share the same lines of the cache
     low = len(high) > 0
     for first in range(0, len(out), _BLOCK):
         n = min(_BLOCK, len(out) - first)
-        components = mix[:, :, first : first + n]
+        part = slice(first, first + n)
         for i in range(n):
             x[i] = np.int32(16) * high[first + i] if low else np.int32(0)
         for s in range(17):
-            _cumulative(x[:n], components, logistic, c[s, :n], entry[:n])
+            _cumulative(x[:n], mix, part, logistic, c[s, :n], entry[:n])
             for i in range(n):
                 x[i] += np.int32(1) if low else np.int32(16)
         if low:
@@ -404,9 +408,10 @@ def gradient(mix, cls, value, tabs, halves) -> None:
 def _gradient(mix, cls, value, class_scale, logistic, halves):
     k_count = mix.shape[1]
     padded = len(halves) // 2
-    x, scale, total = np.empty((3, _BLOCK), np.int32)
-    entries, cdf = np.empty((2, 2, k_count, _BLOCK), np.int32)  # below and above the value
-    inverse, g = np.empty((2, _BLOCK), np.float64)
+    x, scale, total = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
+    # below and above the value
+    entries, cdf = np.empty((2, k_count, _BLOCK), np.int32), np.empty((2, k_count, _BLOCK), np.int32)
+    inverse, g = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.float64)
     for first in range(0, len(value), _BLOCK):
         n = min(_BLOCK, len(value) - first)
         part = slice(first, first + n)

@@ -146,7 +146,10 @@ class Head:
         self.square = np.zeros((len(self.bias), len(self.basis)))
         self.seen = 0
         self._power = 1.0
-        self._gradient = np.zeros((len(self.bias), self.halves.shape[1]))
+        # contiguous in both directions: products of a transposed matrix take half as long again
+        self._projection = self.basis.t().contiguous()
+        self._gradient, self._change = torch.zeros(2, len(self.bias), self.basis.shape[1], dtype=torch.float64)
+        self._projected, self._step = torch.zeros(2, len(self.bias), len(self.basis), dtype=torch.float64)
 
     @classmethod
     def start(cls, tensors: dict[str, np.ndarray], expert: int) -> Head:
@@ -178,9 +181,11 @@ class Head:
 
         self._power *= DECAY
         rate = self.rate / math.sqrt(1.0 + self.seen / SETTLING)
-        kernels.join_gradient(gradient.numpy(), self._gradient)
-        projected = torch.from_numpy(self._gradient) @ self.basis.t()
-        step = np.empty_like(self.square)
-        kernels.steps(projected.numpy(), pixels, self.mix, rate, 1.0 - self._power, self.square, step)
-        kernels.descend((torch.from_numpy(step) @ self.basis).numpy(), self.exact, self.halves)
+        kernels.join_gradient(gradient.numpy(), self._gradient.numpy())
+        torch.mm(self._gradient, self._projection, out=self._projected)
+        kernels.steps(
+            self._projected.numpy(), pixels, self.mix, rate, 1.0 - self._power, self.square, self._step.numpy()
+        )  # fmt: skip
+        torch.mm(self._step, self.basis, out=self._change)
+        kernels.descend(self._change.numpy(), self.exact, self.halves)
         self.seen += pixels
