@@ -350,16 +350,17 @@ class Predictor:
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
         width, skip = expert.halves.shape[1], learning.skip_inputs(index)
-        inputs = torch.zeros(len(at), learning.padded_inputs(width, index), dtype=torch.int8)
+        inputs = torch.empty(len(at), learning.padded_inputs(width, index), dtype=torch.int8)
         centre, cls = np.empty(len(at), np.int32), np.empty(len(at), np.uint8)
         parts = max(1, round(len(at) / self.chunk))  # of equal size: a small rest would be slow
         for a, b in pairwise(len(at) * i // parts for i in range(parts + 1)):
             part = slice(a, b)
             x, *place = self._features(array, at[part], stride, layout, atom.level)
-            inputs[part, :width] = self.backend.trunk(expert, x)
+            self.backend.trunk(expert, x, inputs[part, :width])
             inputs[part, width : width + skip] = x[:, :skip]
             centre[part], cls[part] = (t.cpu().numpy() for t in place)
         inputs[:, width + skip] = learning.BIAS_INPUT
+        inputs[:, width + skip + 1 :] = 0
         return Activations(inputs, centre, cls)
 
     def ahead(self, work: Callable[[Any], Any], rows: Sequence[Any]) -> Iterator[Any]:

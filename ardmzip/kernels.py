@@ -200,12 +200,14 @@ def training_features(
 
 
 @_jit
-def requantise(acc, bias, shift, out):
-    """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m]."""
+def requantise(acc, bias, shift, out, stride):
+    """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m], whose rows lie ``stride`` apart in ``out``
+    int8 [...]."""
     rows, columns = acc.shape
     for i in range(rows):
+        row = out[i * stride : i * stride + columns]
         for j in range(columns):
-            out[i, j] = min(max(np.int32(acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
+            row[j] = min(max(np.int32(acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
 
 
 @_jit
@@ -389,6 +391,22 @@ def rows(mix, high, logistic, out):
             for s in range(16):
                 width = np.int32(c[s + 1, i] - c[s, i])
                 out[first + i, s] = np.float32(width if low else np.int32(width - np.int32(1)))
+
+
+@_jit
+def interval_rows(start, width, symbols, rows):
+    """rans.py: intervals uint32 [n] as rows float32 [n, 3] of classes less one unit, none of them empty, and which of
+    the three is the interval's: int32 [n]."""
+    for i in range(len(start)):
+        s, w = np.int32(start[i]), np.int32(width[i])
+        above = np.int32(_TOTAL) - s - w
+        # Where nothing lies below (above) the symbol, the class above (below) is split in two, one a single unit.
+        if s == 0:
+            symbols[i], rows[i, 0], rows[i, 1], rows[i, 2] = 0, w - 1, above - 2, 0
+        elif above == 0:
+            symbols[i], rows[i, 0], rows[i, 1], rows[i, 2] = 2, s - 2, 0, w - 1
+        else:
+            symbols[i], rows[i, 0], rows[i, 1], rows[i, 2] = 1, s - 1, w - 1, above - 1
 
 
 # --- the learning head (learning.py) --------------------------------------------------------------------------------

@@ -96,18 +96,23 @@ class Backend:
         kind = torch.float32 if self.product == "float32" and small else torch.float64
         return (x.to(kind) @ w.to(kind).t()).to(torch.int32)
 
-    def trunk(self, expert: Expert, x: Tensor) -> Tensor:
-        """All layers but the head: int8 [n, inputs] -> int8 [n, hidden]."""
+    def trunk(self, expert: Expert, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """All layers but the head: int8 [n, inputs] -> int8 [n, hidden], into ``out`` if given, whose rows may lie
+        apart."""
         for layer in expert.layers:
             if self.numba and self.product == "int8":
                 acc = torch._int_mm(x, layer.weight.t(), out=_scratch(len(x), len(layer.weight)))
             else:
                 acc = self.matmul(x, layer.weight)
             if self.numba:
-                x = torch.empty(acc.shape, dtype=torch.int8)
-                _kernels().requantise(acc.numpy(), layer.bias.numpy(), layer.shift.numpy(), x.numpy())
+                into = out if layer is expert.layers[-1] else None
+                x = torch.empty(acc.shape, dtype=torch.int8) if into is None else into
+                flat = x.as_strided((max(0, (len(x) - 1) * x.stride(0) + x.shape[1]),), (1,))
+                _kernels().requantise(acc.numpy(), layer.bias.numpy(), layer.shift.numpy(), flat.numpy(), x.stride(0))
             else:
                 x = ((acc + layer.bias) >> layer.shift).clamp(0, ACTIVATION_MAX).to(torch.int8)
+        if out is not None and x is not out:
+            out.copy_(x)
         return x
 
     def head(self, expert: Expert, h: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import constriction
 import numpy as np
 
+from ardmzip import kernels
 from ardmzip.errors import FormatError
 from ardmzip.mixture import TOTAL
 
@@ -21,19 +22,6 @@ _PUSH = 1 << 18
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 #: constriction adds one unit to each class of a row.
 FLAT_ROW = np.full(16, TOTAL / 16 - 1, np.float32)
-
-
-def _interval_rows(start: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals uint32 [n] -> (symbols int32 [n], rows float32 [n, 3]) of three classes, none of them empty."""
-    start, width = start.astype(np.int64), width.astype(np.int64)
-    above = TOTAL - start - width
-    # Where nothing lies below (above) the symbol, the class above (below) is split in two, one of them a single unit.
-    first, last = start == 0, above == 0
-    rows = np.stack([start, width, above], 1)
-    rows[first] = np.stack([width, above - 1, np.ones_like(above)], 1)[first]
-    rows[last] = np.stack([start - 1, np.ones_like(start), width], 1)[last]
-    symbols = np.where(first, 0, np.where(last, 2, 1)).astype(np.int32)
-    return symbols, np.ascontiguousarray(rows - 1, np.float32)
 
 
 class Encoder:
@@ -59,7 +47,8 @@ class Encoder:
             start, width = np.concatenate(self._start), np.concatenate(self._width)
             for end in range(len(start), 0, -_PUSH):
                 part = slice(max(0, end - _PUSH), end)
-                symbols, rows = _interval_rows(start[part], width[part])
+                symbols, rows = np.empty(end - part.start, np.int32), np.empty((end - part.start, 3), np.float32)
+                kernels.interval_rows(start[part], width[part], symbols, rows)
                 coder.encode_reverse(symbols, _FAMILY, rows)
         self._segments.append(coder.get_compressed())
         self._start, self._width, self._count = [], [], 0
