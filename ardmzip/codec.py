@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ardmzip import features, kernels, learning, mixture, network, rans, sideinfo
+from ardmzip import features, kernels, learning, mixture, network, offsets, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
@@ -52,17 +52,18 @@ SIDE_INFO_PIXELS = 96 * 96
 #: Mixtures of n pixels: int32 [4, K, n] as kernels.mixtures gives them, or mixture.Mixture where there is no numba.
 Mixtures = np.ndarray | mixture.Mixture
 Tables = dict[str, np.ndarray]
+_NO_OFFSETS = np.empty((0, offsets.TABLES), np.int32)
 
 
 def _mixtures(
     backend: Backend, inputs: Tensor, weight: Tensor, bias: np.ndarray, centre: np.ndarray, cls: np.ndarray,
-    tables: Tables,
+    tables: Tables, contexts: np.ndarray = _NO_OFFSETS, values: np.ndarray = _NO_OFFSETS,
 ) -> np.ndarray:  # fmt: skip
     """Mixtures int32 [4, K, n] by a head on the CPU: inputs int8 [n, inputs], weight int8 [2 * padded, inputs] by
-    halves, bias int32 [3 K], centre int32 [n], activity class uint8 [n]."""
+    halves, bias int32 [3 K], centre int32 [n], activity class uint8 [n]; contexts and values as in offsets.py."""
     sums = backend.matmul(weight, inputs)
     mix = np.empty((4, len(bias) // 3, len(cls)), np.int32)
-    kernels.mixtures(sums.numpy(), bias, centre, cls, tables, mix)
+    kernels.mixtures(sums.numpy(), bias, contexts, values, centre, cls, tables, mix)
     return mix
 
 
@@ -114,14 +115,15 @@ class Distribution:
 @dataclass
 class Activations:
     """What the trunk says of n pixels: inputs of the learning head int8 [n, inputs] (learning.py), mixture centre int32
-    [n] and activity class uint8 [n]."""
+    [n], activity class uint8 [n] and contexts int32 [n, TABLES] (offsets.py)."""
 
     inputs: Tensor
     centre: np.ndarray
     cls: np.ndarray
+    contexts: np.ndarray
 
     def __getitem__(self, part: slice) -> Activations:
-        return Activations(self.inputs[part], self.centre[part], self.cls[part])
+        return Activations(self.inputs[part], self.centre[part], self.cls[part], self.contexts[part])
 
 
 class LearnedDistribution:
@@ -130,11 +132,11 @@ class LearnedDistribution:
     def __init__(self, head: Head, activations: Activations, predictor: Predictor) -> None:
         self._head, self._activations = head, activations
         self._backend, self._tables = predictor.head_backend, predictor.table_arrays
-        self._mixtures = self._mix(head.weight)
+        self._mixtures = self._mix(head.weight, activations.contexts, head.offsets.values)
 
-    def _mix(self, weight: Tensor) -> np.ndarray:
+    def _mix(self, weight: Tensor, *offset: np.ndarray) -> np.ndarray:
         a = self._activations
-        return _mixtures(self._backend, a.inputs, weight, self._head.bias, a.centre, a.cls, self._tables)
+        return _mixtures(self._backend, a.inputs, weight, self._head.bias, a.centre, a.cls, self._tables, *offset)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As Distribution.intervals."""
@@ -159,8 +161,9 @@ class LearnedDistribution:
 
     def learn(self, values: np.ndarray) -> None:
         """Let the head learn from the batch."""
-        sums = self._backend.matmul(self.gradient(values), self._activations.inputs.t())
-        self._head.learn(sums, len(values))
+        halves = self.gradient(values)
+        self._head.learn(self._backend.matmul(halves, self._activations.inputs.t()), len(values))
+        self._head.offsets.learn(halves.numpy(), self._activations.contexts, self._head.seen)
 
 
 class Coder(Protocol):
@@ -345,8 +348,8 @@ class Predictor:
         ends = [*range(0, len(at), size), len(at)]
         return Distribution(self.each(evaluate, [at[a:b] for a, b in pairwise(ends)]), ends, self)
 
-    def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int) -> Activations:
-        """The trunk's part of ``distribution``, for a head that learns."""
+    def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int, blocks: np.ndarray) -> Activations:
+        """The trunk's part of ``distribution``, for a head that learns. blocks: offsets.block_tables of the image."""
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
         width, skip = expert.halves.shape[1], learning.skip_inputs(index)
@@ -361,7 +364,12 @@ class Predictor:
             centre[part], cls[part] = (t.cpu().numpy() for t in place)
         inputs[:, width + skip] = learning.BIAS_INPUT
         inputs[:, width + skip + 1 :] = 0
-        return Activations(inputs, centre, cls)
+        contexts = np.empty((len(at), offsets.TABLES), np.int32)
+        kernels.find_contexts(
+            inputs.numpy(), width + offsets.nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
+            contexts,
+        )  # fmt: skip
+        return Activations(inputs, centre, cls, contexts)
 
     def ahead(self, work: Callable[[Any], Any], rows: Sequence[Any]) -> Iterator[Any]:
         """``work`` on each row, in order, computed by helpers while the caller is busy with earlier results.
@@ -428,11 +436,12 @@ def _learned_batches(
     The trunk does not depend on the head, so ``ahead`` may evaluate the next chunks of batches meanwhile.
     """
     step = learning.spread(size)
+    blocks = offsets.block_tables(pyramid.order.height, pyramid.order.width)
     chunks = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
         pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
-        return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels))
+        return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels), blocks)
 
     for ends, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
         for start, end in pairwise(ends):
@@ -590,7 +599,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
     coder = EncodingCoder(planes, order, gains)
-    plan = Plan(order, calls, model.learning_heads() if learn else None)
+    plan = Plan(order, calls, model.learning_heads(height, width) if learn else None)
     if batches is not None and plan.heads is None:
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
@@ -618,7 +627,7 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         side = np.frombuffer(container.side_info, np.int8)
     plan = Plan(order, container.call_starts, batch_ends=container.batch_ends)
     if container.learning:
-        plan.heads = model.learning_heads()
+        plan.heads = model.learning_heads(container.height, container.width)
         if plan.heads is None:
             raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
     coder = DecodingCoder(container.segments)

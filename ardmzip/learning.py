@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ardmzip import features
+from ardmzip.offsets import Offsets
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ SKIP_SCALARS = 6
 BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
-MIN_BATCH, GROWTH, MAX_BATCH = 128, 64, 2048
+MIN_BATCH, GROWTH, MAX_BATCH = 128, 32, 4096
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
 LIMIT = 1 << 16
 #: Decay of the mean square by which steps are normalised.
@@ -124,7 +125,8 @@ class Head:
     """What one expert's head has learned.
 
     halves: weights as used, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
-    [outputs, inputs] in units of 1/WEIGHT_ONE, whole numbers; square: float64 [outputs, directions].
+    [outputs, inputs] in units of 1/WEIGHT_ONE, whole numbers; square: float64 [outputs, directions]; offsets: those of
+    its outputs by context.
     """
 
     halves: np.ndarray
@@ -132,8 +134,9 @@ class Head:
     basis: torch.Tensor
     mix: np.ndarray
     rate: np.ndarray
+    contexts: InitVar[int]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, contexts: int) -> None:
         import torch
 
         from ardmzip.network import HEAD_SPLIT
@@ -144,6 +147,7 @@ class Head:
         self.trained = torch.from_numpy(self.halves.copy())
         self.weight = torch.from_numpy(self.halves)  # shares memory
         self.square = np.zeros((len(self.bias), len(self.basis)))
+        self.offsets = Offsets(contexts, padded)
         self.seen = 0
         self._power = 1.0
         # contiguous in both directions: products of a transposed matrix take half as long again
@@ -152,8 +156,8 @@ class Head:
         self._projected, self._step = torch.zeros(2, len(self.bias), len(self.basis), dtype=torch.float64)
 
     @classmethod
-    def start(cls, tensors: dict[str, np.ndarray], expert: int) -> Head:
-        """The untaught state of an expert, from a model's tensors."""
+    def start(cls, tensors: dict[str, np.ndarray], expert: int, contexts: int) -> Head:
+        """The untaught state of an expert, from a model's tensors; for an image with so many contexts."""
         import torch
 
         from ardmzip.network import split_head
@@ -168,6 +172,7 @@ class Head:
         return cls(
             split_head(weight), tensors[f"expert.{expert}.head.bias"], torch.from_numpy(directions),
             tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
+            contexts,
         )  # fmt: skip
 
     def learn(self, gradient: torch.Tensor, pixels: int) -> None:

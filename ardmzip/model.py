@@ -69,14 +69,16 @@ class Model:
         """Whether the model tells how its heads learn."""
         return "learning.0.basis" in self.tensors
 
-    def learning_heads(self) -> list[Head] | None:
-        """Fresh learning heads of all experts; None if the model does not tell how to learn."""
+    def learning_heads(self, height: int, width: int) -> list[Head] | None:
+        """Fresh learning heads of all experts for an image; None if the model does not tell how to learn."""
         from ardmzip.features import EXPERTS
         from ardmzip.learning import Head
+        from ardmzip.offsets import block_tables
 
         if not self.learns:
             return None
-        return [Head.start(self.tensors, e) for e in range(EXPERTS)]
+        contexts = int(block_tables(height, width)[-1, 2])
+        return [Head.start(self.tensors, e, contexts) for e in range(EXPERTS)]
 
 
 def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:

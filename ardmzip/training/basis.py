@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ardmzip import codec, features, learning, network, sideinfo
+from ardmzip import codec, features, learning, network, offsets, sideinfo
 from ardmzip.model import Model
 from ardmzip.order import LatticeOrder
 
@@ -64,7 +64,7 @@ def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
         f"learning.{expert}.mix": np.zeros((outputs, outputs), np.int32),
         f"learning.{expert}.rate": np.zeros(0, np.int32),
     }
-    return learning.Head.start(tensors | empty, expert)
+    return learning.Head.start(tensors | empty, expert, 0)
 
 
 def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
@@ -79,6 +79,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
         coder = codec.EncodingCoder(planes, order)
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         pyramid = codec.Pyramid(order, coder.base(3))
+        blocks = offsets.block_tables(order.height, order.width)
         with codec.Predictor(model, chosen, side) as predictor:
             for atom, size in zip(order.atoms, order.sizes(), strict=True):
                 values = coder.known(atom)
@@ -87,7 +88,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                     head = heads[expert]
                     at, stride = pyramid.offsets(atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
-                    activations = predictor.activations(atom, array, at, stride)
+                    activations = predictor.activations(atom, array, at, stride, blocks)
                     batch = codec.LearnedDistribution(head, activations, predictor)
                     halves = batch.gradient(values).float()
                     half, outputs = len(halves) // 2, len(head.bias)
