@@ -33,7 +33,7 @@ SKIP_SCALARS = 6
 BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
-MIN_BATCH, GROWTH, MAX_BATCH = 128, 32, 4096
+MIN_BATCH, GROWTH, MAX_BATCH = 128, 24, 4096
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
 LIMIT = 1 << 16
 #: Decay of the mean square by which steps are normalised.

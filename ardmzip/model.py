@@ -101,7 +101,7 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
 
 def check(tensors: dict[str, np.ndarray]) -> None:
     """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
-    from ardmzip import learning
+    from ardmzip import learning, offsets
     from ardmzip.features import EXPERTS, expert_layout
 
     left = set(tensors)
@@ -133,9 +133,10 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         take(f"learning.{e}.mix", np.int32, (outputs, outputs), -learning.MIX_ONE, learning.MIX_ONE)
         take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
         bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
+        most_offset = offsets.TABLES * offsets.OFFSET_MAX >> offsets.FINE_BITS
         if len(basis) > learning.MAX_DIRECTIONS or inputs > learning.MAX_INPUTS:
             raise ModelError(f"learning head {e} has {inputs} inputs and {len(basis)} directions")
-        if inputs * _INPUT_MAX * (learning.HALVES_MAX + 1) + bias + _ROUNDING >= 2**31:
+        if inputs * _INPUT_MAX * (learning.HALVES_MAX + 1) + bias + most_offset + _ROUNDING >= 2**31:
             raise ModelError(f"the sums of learning head {e} leave 32 bits")
 
     for table, (kind, length, low, high) in tables.LIMITS.items():

@@ -49,6 +49,16 @@ def taps(k: int, c: int) -> int:
     return 3 * first + c * second
 
 
+def nearest(k: int, c: int) -> list[int]:
+    """Which inputs are the four nearest taps of plane c: "Offsets"."""
+    first, second = parts(k)
+    least = min(dy * dy + dx * dx for dy, dx in first)
+    before = c * (len(first) + len(second))
+    found = [before + i for i, (dy, dx) in enumerate(first) if dy * dy + dx * dx == least]
+    assert len(found) == 4
+    return found
+
+
 def inputs(q: dict, y: int, x: int, l: int, k: int, c: int, side: list, table: Tables) -> tuple[list[int], int, int]:  # noqa: E741
     """Inputs, centre and class of a sub-pixel: "Features". ``q``: {(y, x, channel): value} of the known sub-pixels."""
     first, second = parts(k)
@@ -172,7 +182,7 @@ def gradient(m: Mixture, v: int, a: int, table: Tables) -> list[int]:
 class Head:
     """State of a head that learns: "Learning"."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], e: int) -> None:
+    def __init__(self, tensors: dict[str, np.ndarray], e: int, height: int, width: int) -> None:
         trained = tensors[f"expert.{e}.head.weight"].astype(int)
         self.basis = tensors[f"learning.{e}.basis"].astype(int)
         self.mix = tensors[f"learning.{e}.mix"].astype(int)
@@ -186,6 +196,11 @@ class Head:
         self.fine[:, :hidden] = 65536 * trained
         self.square = np.zeros((outputs, directions))
         self.power, self.seen = 1.0, 0
+        self.height, self.width = height, width
+        self.nearest = nearest(e // 3 % 3, e % 3)
+        self.offsets: dict[tuple[int, int], list[int]] = {}  # by table and context
+        self.pixels: dict[tuple[int, int], int] = {}
+        self.squares = [0] * outputs
 
     @property
     def weight(self) -> np.ndarray:
@@ -196,11 +211,45 @@ class Head:
     def inputs(self, h: list[int], x: list[int]) -> list[int]:
         return [*h, *x[: self.taps + 6], 16]
 
-    def outputs(self, u: list[int]) -> list[int]:
-        return ((self.weight @ np.array(u) + self.bias + 64) >> 7).tolist()
+    def contexts(self, numbers: list[int], centre: int, a: int, y: int, x: int, l: int) -> list[tuple[int, int]]:  # noqa: E741
+        """Table and context of the sub-pixel in row y and column x of Q_l: "Offsets"."""
+        first, second, third, fourth = (numbers[i] for i in self.nearest)
+        slopes = first - fourth, second - third, first + fourth - second - third
+        falls_or_rises = [0 if slope < -16 else 2 if slope > 16 else 1 for slope in slopes]
+        found = [8 * min(a // 4, 7) + centre // 2048]
+        found.append(9 * falls_or_rises[0] + 3 * falls_or_rises[1] + falls_or_rises[2])
+        for side in (128, 32):
+            found.append((2**l * y // side) * -(-self.width // side) + 2**l * x // side)
+        return list(enumerate(found))
 
-    def step(self, u: list[list[int]], g: list[list[int]]) -> None:
-        """Inputs and gradients of a batch: one row a sub-pixel. int64 holds the sums: they are below 2**53."""
+    def outputs(self, u: list[int], contexts: list[tuple[int, int]]) -> list[int]:
+        zero = [0] * len(self.bias)
+        offset = sum(np.array(self.offsets.get(context, zero)) for context in contexts) >> 8
+        return ((self.weight @ np.array(u) + self.bias + offset + 64) >> 7).tolist()
+
+    def step(self, u: list[list[int]], g: list[list[int]], contexts: list[list[tuple[int, int]]]) -> None:
+        """Inputs, gradients and contexts of a batch: one row a sub-pixel. int64 holds the sums: they are below
+        2**53."""
+        self.step_of_weights(u, g)
+        self.step_of_offsets(g, contexts)
+
+    def step_of_offsets(self, g: list[list[int]], contexts: list[list[tuple[int, int]]]) -> None:
+        columns = zip(*g, strict=True)
+        self.squares = [
+            square + sum(int(b) ** 2 for b in column) for square, column in zip(self.squares, columns, strict=True)
+        ]
+        for context in {context for row in contexts for context in row}:
+            inside = [slopes for slopes, row in zip(g, contexts, strict=True) if context in row]
+            self.pixels[context] = self.pixels.get(context, 0) + len(inside)
+            patience = (512, 512, 256, 256)[context[0]]
+            moved = self.offsets.setdefault(context, [0] * len(self.bias))
+            for o, square in enumerate(self.squares):
+                total = sum(int(slopes[o]) for slopes in inside)
+                factor = 2.0**32 * float(self.seen) / float(square + 1)
+                step = float(total) * factor / (float(patience) + float(self.pixels[context]))
+                moved[o] = clamp(moved[o] - round(step), -(2**28), 2**28)
+
+    def step_of_weights(self, u: list[list[int]], g: list[list[int]]) -> None:
         projected = np.array(g).T @ np.array(u) @ self.basis.T
         self.power = self.power * 0.95
         settled = 1 - self.power
@@ -233,7 +282,7 @@ def batches(n: int, seen: int, ends: list[int] | None) -> Iterator[int]:
     left = n
     while left:
         if ends is None:
-            size = clamp(seen // 64, 128, 2048)
+            size = clamp(seen // 24, 128, 4096)
         else:
             size = min((t - seen for t in ends if t > seen), default=65536)
         size = min(size, left, 65536)
@@ -256,7 +305,7 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
     channels = range(container.channels)
     high = [stream.symbol(flat) for _ in channels]
     known = {(py, px, c): 16 * high[c] + stream.symbol(flat) for c in channels}  # (y, x, channel) in the image
-    heads = [Head(tensors, e) for e in range(18)] if container.learning else []
+    heads = [Head(tensors, e, height, width) for e in range(18)] if container.learning else []
 
     atoms = [(l, k, c) for l in reversed(range(levels)) for k in range(3) for c in channels]  # noqa: E741
     starts = list(container.calls) if container.calls is not None else list(range(len(atoms)))
@@ -288,8 +337,9 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                     h = hidden(numbers, e, tensors)
                     if heads:
                         u = heads[e].inputs(h.tolist(), numbers)
-                        mixtures.append(mixture(heads[e].outputs(u), centre, a, table))
-                        inside.append((u, a))
+                        contexts = heads[e].contexts(numbers, centre, a, y, x, l)
+                        mixtures.append(mixture(heads[e].outputs(u, contexts), centre, a, table))
+                        inside.append((u, a, contexts))
                     else:
                         mixtures.append(mixture(frozen_outputs(h, e, tensors), centre, a, table))
                 functions = [cumulative(m, table) for m in mixtures]
@@ -298,8 +348,9 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                 for (y, x), v in zip(batch, values, strict=True):
                     decoded[oy + step * y, ox + step * x, c] = v
                 if heads:
-                    slopes = [gradient(m, v, a, table) for m, v, (_, a) in zip(mixtures, values, inside, strict=True)]
-                    heads[e].step([u for u, _ in inside], slopes)
+                    us, classes, contexts = zip(*inside, strict=True)
+                    slopes = [gradient(*known, table) for known in zip(mixtures, values, classes, strict=True)]
+                    heads[e].step(us, slopes, contexts)
         known |= decoded
     assert stream.state == 0
     assert not stream.words

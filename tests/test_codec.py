@@ -256,7 +256,9 @@ def test_frequencies_cost_what_the_stream_holds(picture, photo, cpu, learn):
 
     order = LatticeOrder(*picture.shape[1:], 3)
     coder = Counting(picture, order)
-    plan = codec.Plan(order, tuple(range(len(order.atoms))), photo.learning_heads() if learn else None)
+    plan = codec.Plan(
+        order, tuple(range(len(order.atoms))), photo.learning_heads(*picture.shape[1:]) if learn else None
+    )
     with codec.Predictor(photo, cpu, None) as predictor:
         decoded = codec.walk(plan, predictor, coder)
     np.testing.assert_array_equal(decoded, picture)

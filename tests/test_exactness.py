@@ -137,7 +137,7 @@ def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, l
     calls = (0, 5, 6, 20)
     ends = (1, 2, 5, 9) if learn else None
     with codec.Predictor(photo, cpu, side) as predictor:
-        codec.walk(codec.Plan(order, calls, photo.learning_heads() if learn else None, ends), predictor, coder)
+        codec.walk(codec.Plan(order, calls, photo.learning_heads(7, 10) if learn else None, ends), predictor, coder)
     container = codec.Container(
         10, 7, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes), learn,
         ends,

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ardmzip import codec, features, learning, network, schedule, tables
+from ardmzip import codec, features, learning, network, offsets, schedule, tables
 from ardmzip.container import Container, pack, unpack
 from ardmzip.errors import FormatError, OptionError
 from ardmzip.model import Model, check, model_id
@@ -80,9 +80,9 @@ def test_batches(seen, n, sizes):
 
 
 def test_batches_by_the_rule():
-    assert list(learning.batches(0, 8192 + 200)) == [128] * 65 + [72]
-    assert list(learning.batches(12800, 600)) == [200, 203, 197]
-    assert set(learning.batches(1 << 20, 10 * 2048)) == {2048}
+    assert list(learning.batches(0, 3072 + 200)) == [128] * 25 + [72]
+    assert list(learning.batches(4800, 600)) == [200, 208, 192]
+    assert set(learning.batches(1 << 20, 10 * 4096)) == {4096}
     assert list(learning.batches(5, 140000, (100,))) == [95, 65536, 65536, 8833]
     assert list(learning.batches(0, 140000, (139000, 10**10))) == [65536, 65536, 7928, 1000]
 
@@ -134,7 +134,9 @@ class Twins:
     """A head of ardmzip and one of the plain decoder, side by side."""
 
     def __init__(self, tensors: dict[str, np.ndarray], e: int, tabs: dict[str, np.ndarray], product: str) -> None:
-        self.head, self.plain = learning.Head.start(tensors, e), plain_decoder.Head(tensors, e)
+        self.contexts = int(offsets.block_tables(300, 200)[-1, 2])
+        self.head = learning.Head.start(tensors, e, self.contexts)
+        self.plain = plain_decoder.Head(tensors, e, 300, 200)
         self.tables, self.lists = tabs, {name: array.tolist() for name, array in tabs.items()}
         self.backend = network.backend("cpu", product)
         self.outputs, self.inputs = self.plain.fine.shape
@@ -142,7 +144,8 @@ class Twins:
     def batch(self, u: np.ndarray, centre: np.ndarray, cls: np.ndarray, values: np.ndarray) -> None:
         """u: int [n, inputs]; compare frequencies, gradients and the state after the step."""
         n = len(u)
-        activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8))
+        contexts = self.some_contexts(n)
+        activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8), contexts)
         predictor = SimpleNamespace(table_arrays=self.tables, head_backend=self.backend)
         distribution = codec.LearnedDistribution(self.head, activations, predictor)
         start, width = distribution.intervals(values)
@@ -150,7 +153,7 @@ class Twins:
 
         gradients = []
         for i in range(n):
-            y = self.plain.outputs(u[i].tolist())
+            y = self.plain.outputs(u[i].tolist(), list(enumerate(contexts[i].tolist())))
             m = plain_decoder.mixture(y, int(centre[i]), int(cls[i]), self.lists)
             v = int(values[i])
             gradients.append(plain_decoder.gradient(m, v, int(cls[i]), self.lists))
@@ -162,8 +165,17 @@ class Twins:
             assert width[:, i].tolist() == [high[(v >> 4) + 1] - high[v >> 4], low[(v & 15) + 1] - low[v & 15]]
         np.testing.assert_array_equal(joined(distribution.gradient(values).numpy(), self.outputs).T, gradients)
         distribution.learn(values)
-        self.plain.step(u.tolist(), gradients)
+        self.plain.step(u.tolist(), gradients, [list(enumerate(row)) for row in contexts.tolist()])
         self.compare()
+        self.compare_offsets()
+
+    def some_contexts(self, n: int) -> np.ndarray:
+        """A context of each table for n pixels, int32 [n, 4], the same ones again and again."""
+        firsts = [0, *[first for _, _, first in offsets.block_tables(300, 200).tolist()]]
+        firsts.insert(1, offsets.TONES)
+        rng = np.random.default_rng(self.plain.seen)
+        columns = [rng.integers(low, min(low + 4, high), n) for low, high in itertools.pairwise(firsts)]
+        return np.stack(columns, 1).astype(np.int32)
 
     def pad(self, u: np.ndarray) -> torch.Tensor:
         padded = torch.zeros(len(u), self.head.halves.shape[1], dtype=torch.int8)
@@ -177,6 +189,17 @@ class Twins:
         assert not self.head.exact[:, self.inputs :].any()
         np.testing.assert_array_equal(joined(self.head.halves, self.outputs)[:, : self.inputs], self.plain.weight)
         np.testing.assert_array_equal(self.head.weight.numpy(), self.head.halves)
+
+    def compare_offsets(self) -> None:
+        values, pixels = np.zeros((self.contexts, self.outputs), int), np.zeros(self.contexts, int)
+        for (_, context), row in self.plain.offsets.items():
+            values[context] = row
+        for (_, context), count in self.plain.pixels.items():
+            pixels[context] = count
+        np.testing.assert_array_equal(self.head.offsets.values[:, : self.outputs], values)
+        assert not self.head.offsets.values[:, self.outputs :].any()
+        np.testing.assert_array_equal(self.head.offsets.pixels, pixels)
+        assert self.head.offsets.squares[: self.outputs].tolist() == self.plain.squares
 
 
 def some_inputs(rng: np.random.Generator, n: int, hidden: int, inputs: int, extreme: bool) -> np.ndarray:
@@ -233,7 +256,7 @@ def test_the_largest_sums():
     u[rng.integers(0, n, 1000), rng.integers(0, 512, 1000)] //= 2
     g = np.where(rng.random((n, 3)) < 1e-4, rng.integers(-16383, 16384, (n, 3)), [16383, -16383, 16383])
     halves = torch.from_numpy(network.split_head(np.ascontiguousarray(g.T)))
-    pairs[0].plain.step(u, g)
+    pairs[0].plain.step_of_weights(u, g)
     for twins in pairs:
         sums = twins.backend.matmul(halves, twins.pad(u).t())
         twins.head.learn(sums, n)
@@ -255,7 +278,7 @@ def test_steps_and_weights_stop_at_their_ends():
         u = np.full((9, twins.inputs), 16)
         g = np.full((9, 3), sign * 16383)
         twins.head.learn(torch.from_numpy(network.split_head(g.T)).int() @ twins.pad(u).int(), 9)
-        twins.plain.step(u.tolist(), g.tolist())
+        twins.plain.step_of_weights(u.tolist(), g.tolist())
         twins.compare()
         assert (abs(twins.plain.weight) == 16383).all()
 
@@ -265,7 +288,7 @@ def test_subnormal_squares_do_not_matter():
     heads = []
     for flush in (False, True):
         rng = np.random.default_rng(6)
-        head = learning.Head.start(head_tensors(rng, 0, 5, 1, 3, False), 0)
+        head = learning.Head.start(head_tensors(rng, 0, 5, 1, 3, False), 0, 0)
         sums = torch.from_numpy(rng.integers(-1000, 1000, head.halves.shape).astype(np.int32))
         head.learn(sums, 128)
         head.square[:] = 1e-306
@@ -372,7 +395,7 @@ def walked(planes, model, backend, steps, ends) -> Container:
     """A learning file with any list of batches."""
     plain = codec.encode(planes, model, backend, steps, learn=False)
     coder = codec.EncodingCoder(planes, plain.order)
-    plan = codec.Plan(plain.order, plain.call_starts, model.learning_heads(), ends)
+    plan = codec.Plan(plain.order, plain.call_starts, model.learning_heads(*planes.shape[1:]), ends)
     with codec.Predictor(model, backend, None) as predictor:
         codec.walk(plan, predictor, coder)
     container = replace(plain, learning=True, batch_ends=ends, segments=coder.encoder.finish())
@@ -445,7 +468,7 @@ def test_a_model_that_does_not_tell_how_to_learn(photo, cpu):
     planes = picture(3, 20, 21)
     frozen = without_learning(photo)
     check(frozen.tensors)
-    assert frozen.learning_heads() is None
+    assert frozen.learning_heads(9, 9) is None
     with pytest.raises(OptionError, match="batches are for a head that learns"):
         coded(planes, frozen, cpu, batches=4)
     file = coded(planes, frozen, cpu)
@@ -461,7 +484,7 @@ def test_coding_leaves_the_model_alone(photo, cpu):
     coded(picture(3, 40, 40), photo, cpu)
     for name, array in before.items():
         np.testing.assert_array_equal(photo.tensors[name], array)
-    one, two = photo.learning_heads(), photo.learning_heads()
+    one, two = photo.learning_heads(9, 9), photo.learning_heads(9, 9)
     assert not np.shares_memory(one[0].halves, two[0].halves)
 
 

@@ -86,7 +86,7 @@ def test_save_and_load_a_model_that_learns(tmp_path):
     loaded = model.load(path)
     assert loaded.id == identity == model.model_id(LEARNING) != model.model_id(SMALL)
     assert loaded.learning_gain.tolist() == gain.tolist()
-    heads = loaded.learning_heads()
+    heads = loaded.learning_heads(9, 9)
     assert len(heads) == features.EXPERTS
     for e, head in enumerate(heads):
         assert head.halves.shape == (16, learning.padded_inputs(3, e))
@@ -95,7 +95,7 @@ def test_save_and_load_a_model_that_learns(tmp_path):
         assert not head.exact[:, 3:].any()
     path = tmp_path / "y.safetensors"
     save(path)
-    assert model.load(path).learning_heads() is None
+    assert model.load(path).learning_heads(9, 9) is None
     assert not model.load(path).learning_gain.any()
 
 
