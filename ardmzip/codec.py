@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ardmzip import features, kernels, learning, mixture, network, offsets, rans, sideinfo
+from ardmzip import features, kernels, learning, mixture, network, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
+from ardmzip.contexts import TABLES, block_tables, nearest_inputs
 from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
@@ -52,18 +53,19 @@ SIDE_INFO_PIXELS = 96 * 96
 #: Mixtures of n pixels: int32 [4, K, n] as kernels.mixtures gives them, or mixture.Mixture where there is no numba.
 Mixtures = np.ndarray | mixture.Mixture
 Tables = dict[str, np.ndarray]
-_NO_OFFSETS = np.empty((0, offsets.TABLES), np.int32)
+#: For heads without offsets: in place of their contexts, and of the offsets.
+_NONE = np.empty((0, TABLES), np.int32)
 
 
 def _mixtures(
     backend: Backend, inputs: Tensor, weight: Tensor, bias: np.ndarray, centre: np.ndarray, cls: np.ndarray,
-    tables: Tables, contexts: np.ndarray = _NO_OFFSETS, values: np.ndarray = _NO_OFFSETS,
+    tables: Tables, contexts: np.ndarray = _NONE, offsets: np.ndarray = _NONE,
 ) -> np.ndarray:  # fmt: skip
     """Mixtures int32 [4, K, n] by a head on the CPU: inputs int8 [n, inputs], weight int8 [2 * padded, inputs] by
-    halves, bias int32 [3 K], centre int32 [n], activity class uint8 [n]; contexts and values as in offsets.py."""
+    halves, bias int32 [3 K], centre int32 [n], activity class uint8 [n]; contexts and offsets as in contexts.py."""
     sums = backend.matmul(weight, inputs)
     mix = np.empty((4, len(bias) // 3, len(cls)), np.int32)
-    kernels.mixtures(sums.numpy(), bias, contexts, values, centre, cls, tables, mix)
+    kernels.mixtures(sums.numpy(), bias, contexts, offsets, centre, cls, tables, mix)
     return mix
 
 
@@ -115,7 +117,7 @@ class Distribution:
 @dataclass
 class Activations:
     """What the trunk says of n pixels: inputs of the learning head int8 [n, inputs] (learning.py), mixture centre int32
-    [n], activity class uint8 [n] and contexts int32 [n, TABLES] (offsets.py)."""
+    [n], activity class uint8 [n] and contexts int32 [n, TABLES] (contexts.py)."""
 
     inputs: Tensor
     centre: np.ndarray
@@ -134,9 +136,9 @@ class LearnedDistribution:
         self._backend, self._tables = predictor.head_backend, predictor.table_arrays
         self._mixtures = self._mix(head.weight, activations.contexts, head.offsets.values)
 
-    def _mix(self, weight: Tensor, *offset: np.ndarray) -> np.ndarray:
-        a = self._activations
-        return _mixtures(self._backend, a.inputs, weight, self._head.bias, a.centre, a.cls, self._tables, *offset)
+    def _mix(self, weight: Tensor, contexts: np.ndarray = _NONE, offsets: np.ndarray = _NONE) -> np.ndarray:
+        a, bias = self._activations, self._head.bias
+        return _mixtures(self._backend, a.inputs, weight, bias, a.centre, a.cls, self._tables, contexts, offsets)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As Distribution.intervals."""
@@ -178,8 +180,8 @@ class Coder(Protocol):
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
         """Values uint8 [n] of pixels of an atom, given by their numbers in raster order, int64 [n]."""
 
-    def end(self, atom: Atom) -> None:
-        """Called for every atom once all its batches are through, in coding order."""
+    def flush(self, atom: Atom, ended: bool) -> None:
+        """Called in coding order, for every atom: some of its batches are through, or all of them."""
 
 
 class EncodingCoder:
@@ -188,9 +190,10 @@ class EncodingCoder:
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
         self.encoder = rans.Encoder()
-        #: Atoms that are being coded: several threads may each have one.
+        # of atoms that are being coded: several threads may each have one
         self._values: dict[Atom, np.ndarray] = {}
-        self._intervals: defaultdict[Atom, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        self._intervals: defaultdict[Atom, deque[tuple[np.ndarray, np.ndarray]]] = defaultdict(deque)
+        self._gains: defaultdict[Atom, list[learning.Gain]] = defaultdict(list)
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
@@ -212,13 +215,18 @@ class EncodingCoder:
         values = self.known(atom)[pixels]
         self._intervals[atom].append(distribution.intervals(values))
         if self.gains is not None and isinstance(distribution, LearnedDistribution):
-            self.gains.append(distribution.gain(atom.level, values))
+            self._gains[atom].append(distribution.gain(atom.level, values))
         return values
 
-    def end(self, atom: Atom) -> None:
-        del self._values[atom]
-        for start, width in self._intervals.pop(atom):
+    def flush(self, atom: Atom, ended: bool) -> None:
+        intervals = self._intervals[atom]
+        while intervals:
+            start, width = intervals.popleft()
             self.encoder.push(start.ravel(), width.ravel())
+        if ended:
+            del self._values[atom], self._intervals[atom]
+            if self.gains is not None:
+                self.gains.extend(self._gains.pop(atom, []))
 
 
 class DecodingCoder:
@@ -235,7 +243,7 @@ class DecodingCoder:
     def known(self, atom: Atom) -> None:
         return None
 
-    def end(self, atom: Atom) -> None:
+    def flush(self, atom: Atom, ended: bool) -> None:
         """Nothing is kept of an atom."""
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
@@ -349,7 +357,7 @@ class Predictor:
         return Distribution(self.each(evaluate, [at[a:b] for a, b in pairwise(ends)]), ends, self)
 
     def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int, blocks: np.ndarray) -> Activations:
-        """The trunk's part of ``distribution``, for a head that learns. blocks: offsets.block_tables of the image."""
+        """The trunk's part of ``distribution``, for a head that learns. blocks: contexts.block_tables of the image."""
         index = features.expert_index(atom.level, atom.kind, atom.channel)
         expert, layout = self.experts[index], features.expert_layout(index)
         width, skip = expert.halves.shape[1], learning.skip_inputs(index)
@@ -364,9 +372,9 @@ class Predictor:
             centre[part], cls[part] = (t.cpu().numpy() for t in place)
         inputs[:, width + skip] = learning.BIAS_INPUT
         inputs[:, width + skip + 1 :] = 0
-        contexts = np.empty((len(at), offsets.TABLES), np.int32)
+        contexts = np.empty((len(at), TABLES), np.int32)
         kernels.find_contexts(
-            inputs.numpy(), width + offsets.nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
+            inputs.numpy(), width + nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
             contexts,
         )  # fmt: skip
         return Activations(inputs, centre, cls, contexts)
@@ -436,7 +444,7 @@ def _learned_batches(
     The trunk does not depend on the head, so ``ahead`` may evaluate the next chunks of batches meanwhile.
     """
     step = learning.spread(size)
-    blocks = offsets.block_tables(pyramid.order.height, pyramid.order.width)
+    blocks = block_tables(pyramid.order.height, pyramid.order.width)
     chunks = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
@@ -467,13 +475,14 @@ class Plan:
 
 
 class Lanes:
-    """Runs the coding of atoms in the background, one on each thread; those of one head one after another.
+    """Codes atoms in the background, one on each thread; those of one head one after another.
 
     Only an encoder can use more than one: it knows the values beforehand, so that no atom waits for those before it.
+    ``report`` is called now and then, ``flush`` as Coder.flush.
     """
 
-    def __init__(self, threads: int, report: Callable[[], None], end: Callable[[Atom], None]) -> None:
-        self._report, self._end = report, end
+    def __init__(self, threads: int, report: Callable[[], None], flush: Callable[[Atom, bool], None]) -> None:
+        self._report, self._flush = report, flush
         self._pool = ThreadPoolExecutor(threads, "ardmzip-lane")
         self._most = threads + 1
         self._queue: deque[tuple[Atom, Future[None]]] = deque()
@@ -483,7 +492,7 @@ class Lanes:
     def __enter__(self) -> Lanes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stopped = True  # with an error there may be work left
         self._pool.shutdown(cancel_futures=True)
 
@@ -497,7 +506,7 @@ class Lanes:
         def run() -> None:
             if before is not None:  # it was begun before this one, so this wait ends
                 before.result()
-            for _ in work():
+            for _ in () if self._stopped else work():
                 if self._stopped:
                     return
 
@@ -512,9 +521,10 @@ class Lanes:
         """Wait for the atom that was submitted first."""
         atom, future = self._queue.popleft()
         while not wait([future], _REPORT_SECONDS).done:
+            self._flush(atom, False)
             self._report()
         future.result()
-        self._end(atom)
+        self._flush(atom, True)
         self._report()
 
 
@@ -545,22 +555,26 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
         if progress:
             progress(done.sum() / sizes.sum())
 
-    with Lanes(predictor.threads, report, coder.end) as lanes:
+    # Where every atom is a call of its own, features read nothing that becomes known with it or later: an encoder may
+    # fill the pyramid while atoms are being coded.
+    lanes_fit = plan.heads is not None and predictor.threads > 1 and len(plan.calls) == len(order.atoms)
+    with Lanes(predictor.threads, report, coder.flush) as lanes:
         for start, end in pairwise((*plan.calls, len(order.atoms))):
             coded: list[tuple[Atom, np.ndarray]] = []
             for index in range(start, end):
                 atom, size = order.atoms[index], int(sizes[index])
                 if size == 0:
                     continue
-                array, values = pyramid.array(atom.level), coder.known(atom)
-                if values is not None and plan.heads and predictor.threads > 1:
-                    lanes.submit(atom, partial(code, index, predictor.array(array.copy()), map))
+                array, values = predictor.array(pyramid.array(atom.level)), coder.known(atom)
+                if values is not None and lanes_fit:
+                    lanes.submit(atom, partial(code, index, array, map))
                 else:
                     values = np.empty(size, np.uint8)
-                    for pixels, batch in code(index, predictor.array(array), predictor.ahead):
+                    for pixels, batch in code(index, array, predictor.ahead):
                         values[pixels] = batch
+                        coder.flush(atom, False)
                         report()
-                    coder.end(atom)
+                    coder.flush(atom, True)
                 coded.append((atom, values))
             for atom, values in coded:
                 pyramid.fill(atom, values)

@@ -1,11 +1,12 @@
 """numba kernels for the CPU: the same integers as the torch code in features.py and mixture.py, several times faster;
 and the steps of learning heads, which are made here whatever the device.
 
-They serve training and coding alike. Pixels are independent, so threads and batch splits cannot change a result. The
-coding kernels are serial and release the GIL: codec.py gives each thread its own chunk of pixels.
+They serve training and coding alike. Outside the steps of learning, pixels are independent, so threads and batch splits
+cannot change a result. The coding kernels are serial and release the GIL: codec.py gives each thread its own atom or
+chunk of pixels.
 
-After changing constants in tables.py, mixture.py, features.py, network.py or learning.py: ``make clean``, since
-numba's cache looks at this file only.
+After changing constants in tables.py, mixture.py, features.py, network.py, learning.py or contexts.py: ``make clean``,
+since numba's cache looks at this file only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ardmzip import learning, mixture, network, offsets, tables
+from ardmzip import learning, mixture, network, tables
+from ardmzip.contexts import DAMPING, FINE_BITS, FLAT, MOVE_MAX, NEWTON, OFFSET_MAX, PATIENCE, TABLES, TONES
 from ardmzip.features import LEVELS, SCALARS, Layout
 
 
@@ -42,9 +44,7 @@ _ONE = tables.INPUT_ONE
 _DECAY, _EPSILON = learning.DECAY, learning.EPSILON
 _HALVES_MAX, _WEIGHT_ONE, _STEP_MAX = float(learning.HALVES_MAX), float(learning.WEIGHT_ONE), float(learning.STEP_MAX)
 _GRADIENT_FLOOR, _MEAN_GRADIENT = learning.GRADIENT_FLOOR, learning.MEAN_GRADIENT
-_TONES, _FLAT, _TABLES = offsets.TONES, offsets.FLAT, offsets.TABLES
-_FINE_BITS, _OFFSET_MAX, _NEWTON = offsets.FINE_BITS, float(offsets.OFFSET_MAX), offsets.NEWTON
-_PATIENCE = np.array(offsets.PATIENCE, np.float64)
+_OFFSET_MAX, _MOVE_MAX, _PATIENCE = float(OFFSET_MAX), float(MOVE_MAX), np.array(PATIENCE, np.float64)
 #: Mixtures are computed for so many pixels at a time, operation by operation: loops over pixels are what the compiler
 #: vectorises (look-ups apart, which stand in loops of their own), and scratch arrays stay in the first-level cache.
 _BLOCK = 128
@@ -215,7 +215,7 @@ def requantise(acc, bias, shift, out, stride):
 
 @_jit
 def _mixture_block(
-    part, sums, bias, contexts, values, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix
+    part, sums, bias, contexts, offsets, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix
 ):  # fmt: skip
     """Fills ``part`` of ``mix``; ``y`` int32 [3 K, b] and ``scratch`` int32 [4, b] are overwritten.
 
@@ -226,12 +226,12 @@ def _mixture_block(
     k_count = mix.shape[1]
     centre, cls = centre[part], cls[part]
     n = len(cls)
-    if len(values) > 0:
+    if len(offsets) > 0:
         for i in range(n):
-            a, b = values[contexts[part.start + i, 0]], values[contexts[part.start + i, 1]]
-            c, d = values[contexts[part.start + i, 2]], values[contexts[part.start + i, 3]]
+            a, b = offsets[contexts[part.start + i, 0]], offsets[contexts[part.start + i, 1]]
+            c, d = offsets[contexts[part.start + i, 2]], offsets[contexts[part.start + i, 3]]
             for o in range(3 * k_count):
-                y[o, i] = np.int32(a[o] + b[o] + c[o] + d[o]) >> np.int32(_FINE_BITS)
+                y[o, i] = np.int32(a[o] + b[o] + c[o] + d[o]) >> np.int32(FINE_BITS)
     else:
         y[:] = 0
     for o in range(3 * k_count):
@@ -288,24 +288,25 @@ def _mixture_block(
 
 
 @_jit
-def _mixtures(sums, bias, contexts, values, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
+def _mixtures(sums, bias, contexts, offsets, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
     y, scratch = np.empty((len(bias), _BLOCK), np.int32), np.empty((4, _BLOCK), np.int32)
     for first in range(0, len(cls), _BLOCK):
         part = slice(first, min(first + _BLOCK, len(cls)))
         _mixture_block(
-            part, sums, bias, contexts, values, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix
+            part, sums, bias, contexts, offsets, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch,
+            mix,
         )  # fmt: skip
 
 
-def mixtures(sums, bias, contexts, values, centre, cls, tabs, mix) -> None:
+def mixtures(sums, bias, contexts, offsets, centre, cls, tabs, mix) -> None:
     """mixture.mixture of n pixels: the head's sums int32 [2 * padded, n] by halves of its weights (network.split_head)
     -> ``mix`` int32 [4, K, n]: weights, means, mantissas and shifts of the components.
 
-    ``contexts`` int32 [n, 4] and ``values`` int32 [contexts, padded]: offsets of the outputs (offsets.py); none if
-    ``values`` has no rows.
+    ``contexts`` int32 [n, 4] and ``offsets`` int32 [contexts, padded] of the outputs (contexts.py); none if ``offsets``
+    has no rows.
     """
     _mixtures(
-        sums, bias, contexts, values, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"],
+        sums, bias, contexts, offsets, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"],
         tabs["exp2"], mix,
     )  # fmt: skip
 
@@ -500,31 +501,31 @@ def _argument(entry):
 
 
 @_jit
-def _store(gradient, high, low):
-    for i in range(len(gradient)):
-        whole = np.int32(min(max(np.rint(gradient[i]), -_HALVES_MAX), _HALVES_MAX))
+def _store(slope, high, low):
+    for i in range(len(slope)):
+        whole = np.int32(min(max(np.rint(slope[i]), -_HALVES_MAX), _HALVES_MAX))
         high[i] = whole >> np.int32(_HEAD_SPLIT)
         low[i] = whole & np.int32((1 << _HEAD_SPLIT) - 1)
 
 
 @_jit
-def _slope_class(difference):
-    return np.int32(2) if difference > _FLAT else (np.int32(0) if difference < -_FLAT else np.int32(1))
+def _third(difference):
+    return np.int32(2) if difference > FLAT else (np.int32(0) if difference < -FLAT else np.int32(1))
 
 
 @_jit
 def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, out):
-    """Contexts of n pixels (offsets.py): fills ``out`` int32 [n, 4].
+    """Contexts of n pixels (contexts.py): fills ``out`` int32 [n, 4].
 
     ``x`` int8 [n, inputs] of which ``nearest`` int64 [4] are the four nearest taps; ``at`` and ``stride`` as for
-    ``window_features``, ``radius`` being the border of the level array; ``blocks`` as offsets.block_tables gives it.
+    ``window_features``, ``radius`` being the border of the level array; ``blocks`` as contexts.block_tables gives it.
     """
     for i in range(len(at)):
         out[i, 0] = 8 * min(np.int32(cls[i]) >> 2, 7) + min(centre[i] >> 11, 7)
         a, b = np.int32(x[i, nearest[0]]), np.int32(x[i, nearest[1]])
         c, d = np.int32(x[i, nearest[2]]), np.int32(x[i, nearest[3]])
-        slopes = 9 * _slope_class(a - d) + 3 * _slope_class(b - c) + _slope_class(a + d - b - c)
-        out[i, 1] = _TONES + slopes
+        slopes = 9 * _third(a - d) + 3 * _third(b - c) + _third(a + d - b - c)
+        out[i, 1] = TONES + slopes
         row, column = divmod(at[i] // 3, stride)
         for j in range(2):
             bits, columns, first = blocks[j]
@@ -534,7 +535,7 @@ def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, ou
 
 @_jit
 def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
-    """A step of offsets.Offsets by a batch's gradient int8 [2 * padded, n]. ``sums`` int32 [contexts, padded] and
+    """A step of contexts.Offsets by a batch's gradient int8 [2 * padded, n]. ``sums`` int32 [contexts, padded] and
     ``fresh`` int32 [contexts] are scratch: all 0 before and after."""
     padded, n = len(halves) // 2, halves.shape[1]
     g = np.empty(padded, np.int32)
@@ -543,7 +544,7 @@ def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
             g[o] = np.int32(halves[o, i]) * np.int32(1 << _HEAD_SPLIT) + np.int32(halves[padded + o, i])
         for o in range(padded):
             squares[o] += np.int64(g[o]) * np.int64(g[o])
-        for t in range(_TABLES):
+        for t in range(TABLES):
             context = contexts[i, t]
             fresh[context] += np.int32(1)
             total = sums[context]
@@ -551,9 +552,9 @@ def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
                 total[o] += g[o]
     factor = np.empty(padded)
     for o in range(padded):
-        factor[o] = _NEWTON * seen / np.float64(squares[o] + 1)
+        factor[o] = NEWTON * seen / (np.float64(squares[o]) + DAMPING * seen)
     for i in range(n):
-        for t in range(_TABLES):
+        for t in range(TABLES):
             context = contexts[i, t]
             if fresh[context] > 0:
                 pixels[context] += fresh[context]
@@ -561,7 +562,8 @@ def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
                 weight = _PATIENCE[t] + np.float64(pixels[context])
                 total, value = sums[context], values[context]
                 for o in range(padded):
-                    moved = np.float64(value[o]) - np.rint(np.float64(total[o]) * factor[o] / weight)
+                    move = min(max(np.float64(total[o]) * factor[o] / weight, -_MOVE_MAX), _MOVE_MAX)
+                    moved = np.float64(value[o]) - np.rint(move)
                     value[o] = np.int32(min(max(moved, -_OFFSET_MAX), _OFFSET_MAX))
                     total[o] = 0
 

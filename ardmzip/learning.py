@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ardmzip import features
-from ardmzip.offsets import Offsets
+from ardmzip.contexts import Offsets
 
 if TYPE_CHECKING:
     import torch

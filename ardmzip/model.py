@@ -71,9 +71,9 @@ class Model:
 
     def learning_heads(self, height: int, width: int) -> list[Head] | None:
         """Fresh learning heads of all experts for an image; None if the model does not tell how to learn."""
+        from ardmzip.contexts import block_tables
         from ardmzip.features import EXPERTS
         from ardmzip.learning import Head
-        from ardmzip.offsets import block_tables
 
         if not self.learns:
             return None
@@ -101,7 +101,7 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
 
 def check(tensors: dict[str, np.ndarray]) -> None:
     """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
-    from ardmzip import learning, offsets
+    from ardmzip import contexts, learning
     from ardmzip.features import EXPERTS, expert_layout
 
     left = set(tensors)
@@ -133,7 +133,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
         take(f"learning.{e}.mix", np.int32, (outputs, outputs), -learning.MIX_ONE, learning.MIX_ONE)
         take(f"learning.{e}.rate", np.int32, (len(basis),), 0, 2**31 - 1)
         bias = np.abs(tensors[f"expert.{e}.head.bias"].astype(np.int64)).max()
-        most_offset = offsets.TABLES * offsets.OFFSET_MAX >> offsets.FINE_BITS
+        most_offset = contexts.TABLES * contexts.OFFSET_MAX >> contexts.FINE_BITS
         if len(basis) > learning.MAX_DIRECTIONS or inputs > learning.MAX_INPUTS:
             raise ModelError(f"learning head {e} has {inputs} inputs and {len(basis)} directions")
         if inputs * _INPUT_MAX * (learning.HALVES_MAX + 1) + bias + most_offset + _ROUNDING >= 2**31:

@@ -28,6 +28,8 @@ ACTIVATION_MAX = 127
 INPUT_MAX = 128
 #: Width of the hidden layers that back ends are tested on; a model may have others.
 HIDDEN = 256
+#: Most inputs of a head (learning.MAX_INPUTS).
+HEAD_INPUTS = 512
 #: Head weights are split as 128 * high + low, two int8 halves.
 HEAD_SPLIT = 7
 #: Head sums are in units of 2**-15 (activations 1/16, weights 2**-11); outputs in 1/256.
@@ -202,9 +204,10 @@ def exact_arithmetic(device_type: str) -> Iterator[int]:
 
 
 def _layer_sizes() -> tuple[tuple[int, int], ...]:
-    """(inputs, outputs) of the layers that a back end is tested on: all first layers, a hidden one and a head."""
+    """(inputs, outputs) of the layers that a back end is tested on: all first layers, a hidden one, a head, and
+    the largest head that learns."""
     inputs = {expert_layout(expert).inputs for expert in range(EXPERTS)}
-    return (*((n, HIDDEN) for n in sorted(inputs)), (HIDDEN, HIDDEN), (HIDDEN, 32))
+    return (*((n, HIDDEN) for n in sorted(inputs)), (HIDDEN, HIDDEN), (HIDDEN, 32), (HEAD_INPUTS, 32))
 
 
 def self_test(backend: Backend, sizes: tuple[tuple[int, int], ...] | None = None) -> None:
@@ -229,13 +232,16 @@ def _self_test(backend: Backend, sizes: tuple[tuple[int, int], ...]) -> None:
             _compare(backend, x, w)
     if backend.device.type != "cpu":
         return
-    # the gradient sums of a learning head: over some number of pixels, with a transposed factor, always on the CPU
+    # heads, which are always on the CPU: their sums by pixel, and those of a learning one's gradient over the pixels
     inputs, outputs = sizes[-1]
     for pixels in (1, 44, 2048):
         x = torch.randint(-128, 128, (outputs, pixels), generator=generator, dtype=torch.int8)
         u = torch.randint(-128, 128, (pixels, inputs), generator=generator, dtype=torch.int8)
         x[0], x[1], u[:, 0], u[:, 1] = 127, -128, 127, -128
         _compare(backend, x, u.t())
+        w = torch.randint(-128, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
+        w[0], w[1], w[2] = 127, -128, u[0]
+        _compare(backend, w, u)
 
 
 def _compare(backend: Backend, x: Tensor, w: Tensor) -> None:

@@ -50,7 +50,7 @@ def taps(k: int, c: int) -> int:
 
 
 def nearest(k: int, c: int) -> list[int]:
-    """Which inputs are the four nearest taps of plane c: "Offsets"."""
+    """Which inputs are the four nearest taps of plane c: "Contexts"."""
     first, second = parts(k)
     least = min(dy * dy + dx * dx for dy, dx in first)
     before = c * (len(first) + len(second))
@@ -212,13 +212,15 @@ class Head:
         return [*h, *x[: self.taps + 6], 16]
 
     def contexts(self, numbers: list[int], centre: int, a: int, y: int, x: int, l: int) -> list[tuple[int, int]]:  # noqa: E741
-        """Table and context of the sub-pixel in row y and column x of Q_l: "Offsets"."""
+        """Table and context of the sub-pixel in row y and column x of Q_l: "Contexts"."""
         first, second, third, fourth = (numbers[i] for i in self.nearest)
         slopes = first - fourth, second - third, first + fourth - second - third
         falls_or_rises = [0 if slope < -16 else 2 if slope > 16 else 1 for slope in slopes]
         found = [8 * min(a // 4, 7) + centre // 2048]
         found.append(9 * falls_or_rises[0] + 3 * falls_or_rises[1] + falls_or_rises[2])
         for side in (128, 32):
+            while -(-self.height // side) * -(-self.width // side) > 65536:
+                side *= 2
             found.append((2**l * y // side) * -(-self.width // side) + 2**l * x // side)
         return list(enumerate(found))
 
@@ -245,9 +247,9 @@ class Head:
             moved = self.offsets.setdefault(context, [0] * len(self.bias))
             for o, square in enumerate(self.squares):
                 total = sum(int(slopes[o]) for slopes in inside)
-                factor = 2.0**32 * float(self.seen) / float(square + 1)
-                step = float(total) * factor / (float(patience) + float(self.pixels[context]))
-                moved[o] = clamp(moved[o] - round(step), -(2**28), 2**28)
+                factor = 2.0**32 * float(self.seen) / (float(square) + 2.0**12 * float(self.seen))
+                move = float(total) * factor / (float(patience) + float(self.pixels[context]))
+                moved[o] = clamp(moved[o] - round(clamp(move, -(2.0**21), 2.0**21)), -(2**28), 2**28)
 
     def step_of_weights(self, u: list[list[int]], g: list[list[int]]) -> None:
         projected = np.array(g).T @ np.array(u) @ self.basis.T

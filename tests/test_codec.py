@@ -276,8 +276,9 @@ def test_progress(picture, photo, cpu):
     encoding, decoding = [], []
     container = codec.encode(picture, photo, cpu, progress=encoding.append)
     codec.decode(container, photo, cpu, progress=decoding.append)
-    assert encoding == decoding == sorted(encoding)
-    assert encoding[-1] == 1.0
+    for fractions in (encoding, decoding):  # an encoder codes several atoms at a time
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
 
 
 def test_library(picture):

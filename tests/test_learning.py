@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ardmzip import codec, features, learning, network, offsets, schedule, tables
+from ardmzip import codec, contexts, features, kernels, learning, network, schedule, tables
 from ardmzip.container import Container, pack, unpack
 from ardmzip.errors import FormatError, OptionError
 from ardmzip.model import Model, check, model_id
@@ -134,7 +134,7 @@ class Twins:
     """A head of ardmzip and one of the plain decoder, side by side."""
 
     def __init__(self, tensors: dict[str, np.ndarray], e: int, tabs: dict[str, np.ndarray], product: str) -> None:
-        self.contexts = int(offsets.block_tables(300, 200)[-1, 2])
+        self.contexts = int(contexts.block_tables(300, 200)[-1, 2])
         self.head = learning.Head.start(tensors, e, self.contexts)
         self.plain = plain_decoder.Head(tensors, e, 300, 200)
         self.tables, self.lists = tabs, {name: array.tolist() for name, array in tabs.items()}
@@ -144,8 +144,8 @@ class Twins:
     def batch(self, u: np.ndarray, centre: np.ndarray, cls: np.ndarray, values: np.ndarray) -> None:
         """u: int [n, inputs]; compare frequencies, gradients and the state after the step."""
         n = len(u)
-        contexts = self.some_contexts(n)
-        activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8), contexts)
+        places = self.some_contexts(n)
+        activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8), places)
         predictor = SimpleNamespace(table_arrays=self.tables, head_backend=self.backend)
         distribution = codec.LearnedDistribution(self.head, activations, predictor)
         start, width = distribution.intervals(values)
@@ -153,7 +153,7 @@ class Twins:
 
         gradients = []
         for i in range(n):
-            y = self.plain.outputs(u[i].tolist(), list(enumerate(contexts[i].tolist())))
+            y = self.plain.outputs(u[i].tolist(), list(enumerate(places[i].tolist())))
             m = plain_decoder.mixture(y, int(centre[i]), int(cls[i]), self.lists)
             v = int(values[i])
             gradients.append(plain_decoder.gradient(m, v, int(cls[i]), self.lists))
@@ -165,14 +165,14 @@ class Twins:
             assert width[:, i].tolist() == [high[(v >> 4) + 1] - high[v >> 4], low[(v & 15) + 1] - low[v & 15]]
         np.testing.assert_array_equal(joined(distribution.gradient(values).numpy(), self.outputs).T, gradients)
         distribution.learn(values)
-        self.plain.step(u.tolist(), gradients, [list(enumerate(row)) for row in contexts.tolist()])
+        self.plain.step(u.tolist(), gradients, [list(enumerate(row)) for row in places.tolist()])
         self.compare()
         self.compare_offsets()
 
     def some_contexts(self, n: int) -> np.ndarray:
         """A context of each table for n pixels, int32 [n, 4], the same ones again and again."""
-        firsts = [0, *[first for _, _, first in offsets.block_tables(300, 200).tolist()]]
-        firsts.insert(1, offsets.TONES)
+        firsts = [0, *[first for _, _, first in contexts.block_tables(300, 200).tolist()]]
+        firsts.insert(1, contexts.TONES)
         rng = np.random.default_rng(self.plain.seen)
         columns = [rng.integers(low, min(low + 4, high), n) for low, high in itertools.pairwise(firsts)]
         return np.stack(columns, 1).astype(np.int32)
@@ -266,6 +266,70 @@ def test_the_largest_sums():
     assert 0.98 * 2**53 < abs(projected).max() < 2**53
 
 
+def test_the_largest_offsets():
+    """65,536 pixels of one context, all gradients at their ends: sums of 2**30; and offsets that are at theirs."""
+    n, tensors, places = 1 << 16, head_tensors(np.random.default_rng(8), 0, 4, 1, 2, True), [5, 70, 91, 97]
+    twins = Twins(tensors, 0, BUILT, "int8")
+    for sign, size in [(1, n), (-1, 40), (-1, 600)]:
+        g = np.tile(sign * np.array([16383, -16383, 100]), (size, 1))
+        twins.head.seen = twins.plain.seen = twins.head.seen + size
+        halves = network.split_head(np.ascontiguousarray(g.T))
+        twins.head.offsets.learn(halves, np.tile(np.array(places, np.int32), (size, 1)), twins.head.seen)
+        twins.plain.step_of_offsets(g.tolist(), [list(enumerate(places))] * size)
+        twins.compare_offsets()
+        for key, row in twins.plain.offsets.items():
+            row[:] = [contexts.OFFSET_MAX - 3, 3 - contexts.OFFSET_MAX, contexts.OFFSET_MAX - 3]
+            twins.head.offsets.values[key[1], :3] = row
+    assert (twins.head.offsets._sums == 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (1, 3000), (9, 5)])
+def test_contexts_against_the_format(photo, height, width):
+    """Of some pixels of all atoms: numbers of one context or another, all within the tables."""
+    rng, tensors = np.random.default_rng(9), photo.tensors
+    order = codec.LatticeOrder(height, width, 3, (min(1, height - 1), 1))
+    blocks = contexts.block_tables(height, width)
+    firsts = [0, contexts.TONES, *blocks[:2, 2].tolist(), int(blocks[2, 2])]
+    seen = set()
+    for atom in order.atoms:
+        rows, columns = order.lattice_shape(atom.level, atom.kind)
+        if rows * columns == 0:
+            continue
+        e = features.expert_index(atom.level, atom.kind, atom.channel)
+        head = plain_decoder.Head(tensors, e, height, width)
+        n = 20
+        x = rng.integers(-40, 41, (n, features.expert_layout(e).inputs)).astype(np.int8)
+        centre, cls = rng.integers(0, 16321, n).astype(np.int32), rng.integers(0, 37, n).astype(np.uint8)
+        row, column = rng.integers(0, rows, n), rng.integers(0, columns, n)
+        slices = order.lattice(atom.level, atom.kind)
+        y, x_place = 2 * row + slices[0].start, 2 * column + slices[1].start
+        stride = order.level_shape(atom.level)[1] + 2 * features.RADIUS
+        at = ((y + features.RADIUS) * stride + x_place + features.RADIUS) * 3
+        found = np.empty((n, contexts.TABLES), np.int32)
+        kernels.find_contexts(
+            x, contexts.nearest_inputs(e), centre, cls, at, stride, features.RADIUS, atom.level, blocks, found
+        )  # fmt: skip
+        for i in range(n):
+            place = (int(y[i]), int(x_place[i]), atom.level)
+            wanted = head.contexts(x[i].tolist(), int(centre[i]), int(cls[i]), *place)
+            assert [first + context for first, (_, context) in zip(firsts, wanted, strict=False)] == found[i].tolist()
+            assert all(low <= c < high for c, (low, high) in zip(found[i], itertools.pairwise(firsts), strict=True))
+            seen.update(found[i].tolist())
+    if height > 128:
+        assert seen >= set(range(firsts[1], firsts[3]))  # every slope and every coarse block
+
+
+def test_blocks_grow_with_the_image():
+    for height, width in [(1, 1), (128, 129), (9000, 9000), (1, 2**30), (2**15, 2**15)]:
+        table = contexts.block_tables(height, width)
+        assert (np.diff(table[:, 2]) <= contexts.MAX_BLOCKS).all()
+        assert table[0, 2] == contexts.TONES + contexts.SLOPES
+        for (bits, columns, _), least in zip(table[:2].tolist(), contexts.BLOCK_BITS, strict=True):
+            assert columns == -(-width // 2**bits)
+            half = 2 ** (bits - 1)  # the side would be this without the limit
+            assert bits == least or -(-width // half) * -(-height // half) > contexts.MAX_BLOCKS
+
+
 def test_steps_and_weights_stop_at_their_ends():
     """Rates of nearly 2**31 in 1,024 equal directions: steps reach 2**36, weights 16383."""
     rng, hidden, e = np.random.default_rng(5), 4, 0
@@ -336,6 +400,38 @@ def test_the_gradient_is_that_of_the_code_length():
 
 
 # Files
+
+
+def smooth_pictures() -> list[np.ndarray]:
+    """Ramps, a single colour, waves and a chessboard: gradients of almost nothing, far from any photograph."""
+    y, x = np.mgrid[:80, :96]
+    return [
+        np.stack([(x + y) // 2, x // 2 + 60, y // 3 + 20]).astype(np.uint8),
+        np.stack([np.full(x.shape, 7), np.full(x.shape, 9), np.full(x.shape, 200)]).astype(np.uint8),
+        np.stack([127 + 100 * np.sin(x / 20) * np.cos(y / 15)] * 3).astype(np.uint8),
+        np.stack([(x // 8 + y // 8) % 2 * 255] * 3).astype(np.uint8),
+    ]
+
+
+@pytest.mark.parametrize("planes", smooth_pictures(), ids=["ramps", "flat", "waves", "chess"])
+def test_learning_does_not_hurt_where_there_is_no_noise(planes, photo, cpu):
+    assert len(coded(planes, photo, cpu)) < len(coded(planes, photo, cpu, learn=False)) + 8
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_errors_while_atoms_are_coded_side_by_side(photo, cpu, count, monkeypatch):
+    """The first error comes out, whichever thread it is in, and the work in hand ends."""
+    planes = picture(3, 70, 90)
+
+    def refuse(*_):
+        raise KeyboardInterrupt
+
+    with threads(count):
+        with pytest.raises(KeyboardInterrupt):
+            codec.encode(planes, photo, cpu, progress=refuse)
+        monkeypatch.setattr(codec.LearnedDistribution, "learn", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            codec.encode(planes, photo, cpu)
 
 
 def coded(planes: np.ndarray, model: Model, backend: network.Backend, **options) -> bytes:

@@ -44,7 +44,8 @@ def by_numba(outputs, centre, cls):
     sums = np.zeros((2 * padded, n), np.int32)
     sums[:count] = outputs.T
     mix = np.empty((4, count // 3, n), np.int32)
-    kernels.mixtures(sums, np.zeros(count, np.int32), centre, cls, TABLES, mix)
+    none = np.empty((0, 4), np.int32)
+    kernels.mixtures(sums, np.zeros(count, np.int32), none, none, centre, cls, TABLES, mix)
     return mix
 
 

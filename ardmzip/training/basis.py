@@ -16,7 +16,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ardmzip import codec, features, learning, network, offsets, sideinfo
+from ardmzip import codec, features, learning, network, sideinfo
+from ardmzip.contexts import block_tables
 from ardmzip.model import Model
 from ardmzip.order import LatticeOrder
 
@@ -79,7 +80,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
         coder = codec.EncodingCoder(planes, order)
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         pyramid = codec.Pyramid(order, coder.base(3))
-        blocks = offsets.block_tables(order.height, order.width)
+        blocks = block_tables(order.height, order.width)
         with codec.Predictor(model, chosen, side) as predictor:
             for atom, size in zip(order.atoms, order.sizes(), strict=True):
                 values = coder.known(atom)

@@ -18,18 +18,22 @@ from ardmzip import features
 TABLES = 4
 #: 8 classes of activity (an octave each) x 8 of brightness (32 grey levels each).
 TONES = 64
-#: Three slopes, each falling, flat or rising.
+#: Two slopes and a saddle between the nearest neighbours, each negative, flat or positive.
 SLOPES = 27
-#: A slope is flat up to this difference of inputs (1/32 of a neper).
+#: Differences of inputs up to this count as flat: half a neper.
 FLAT = 16
-#: Blocks are squares of 2**bits pixels of the image: coarse ones learn soon, fine ones know the place better.
-BLOCK_BITS = (7, 5)
+#: Blocks are squares of 2**bits pixels of the image: coarse ones learn soon, fine ones know the place better. Larger
+#: where a table would have more than MAX_BLOCKS, which bounds its memory.
+BLOCK_BITS, MAX_BLOCKS = (7, 5), 1 << 16
 #: Pixels after which a context moves half as fast as at first: its step is that of a mean over these and its own.
 PATIENCE = (512, 512, 256, 256)
 #: Offsets are in 2**-8 of the units of the head's sums (2**-15), at most 32 octaves or class scales.
 FINE_BITS, OFFSET_MAX = 8, 1 << 28
-#: From a gradient in 1/1024 bit, divided by its mean square, to half a Newton step in an offset's units.
+#: From a gradient in 1/1024 bit, divided by its mean square, to half a step of a mean in an offset's units.
 NEWTON = 2.0**32
+#: Added to the mean square, and most that an offset moves at once (a quarter octave or class scale). Outputs that
+#: hardly matter, as in smooth images, have tiny gradients, by which they would be thrown about.
+DAMPING, MOVE_MAX = 2.0**12, 1 << 21
 
 
 def nearest_inputs(expert: int) -> np.ndarray:
@@ -44,15 +48,21 @@ def nearest_inputs(expert: int) -> np.ndarray:
 
 
 def block_tables(height: int, width: int) -> np.ndarray:
-    """The tables of blocks of an image, int64 [2, 3]: bits, columns and the first context of each; the row after the
-    last one is (0, 0, number of all contexts)."""
+    """The tables of blocks of an image, int64 [3, 3]: bits, columns and the first context of each; the last row is
+    (0, 0, number of all contexts)."""
     rows = []
     first = TONES + SLOPES
-    for bits in BLOCK_BITS:
-        columns = ((width - 1) >> bits) + 1
-        rows.append((bits, columns, first))
-        first += columns * (((height - 1) >> bits) + 1)
+    for least in BLOCK_BITS:
+        bits = least
+        while _blocks(height, bits) * _blocks(width, bits) > MAX_BLOCKS:
+            bits += 1
+        rows.append((bits, _blocks(width, bits), first))
+        first += _blocks(height, bits) * _blocks(width, bits)
     return np.array([*rows, (0, 0, first)], np.int64)
+
+
+def _blocks(length: int, bits: int) -> int:
+    return ((length - 1) >> bits) + 1
 
 
 class Offsets:
@@ -67,7 +77,7 @@ class Offsets:
         self.pixels = np.zeros(contexts, np.int64)
         self.squares = np.zeros(outputs, np.int64)
         # sums of a batch, all 0 between batches
-        self._sums, self._fresh = np.zeros_like(self.values), np.zeros(contexts, np.int32)
+        self._sums, self._fresh = np.zeros((contexts, outputs), np.int32), np.zeros(contexts, np.int32)
 
     def learn(self, halves: np.ndarray, contexts: np.ndarray, seen: int) -> None:
         """One step. halves: gradient of each pixel of a batch, int8 [2 * padded outputs, n]; contexts: int32 [n,
