@@ -14,7 +14,8 @@ from ardmzip import kernels
 from ardmzip.errors import FormatError
 from ardmzip.mixture import TOTAL
 
-#: A segment ends with the batch in which it reaches this many symbols: bounds the encoder's memory (8 bytes a symbol).
+#: A segment ends with the batch in which it reaches this many symbols: bounds the encoder's memory (8 bytes a symbol,
+#: beside atoms that other threads code ahead).
 SEGMENT_SYMBOLS = 1 << 22
 #: Rows are built for so many symbols at a time when a segment is pushed.
 _PUSH = 1 << 18

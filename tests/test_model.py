@@ -330,6 +330,16 @@ def test_too_many_learning_inputs():
         model.check(wide(most + 1))
 
 
+def test_offsets_count_for_the_largest_sum():
+    """docs/FORMAT.md: N * 128 * 16384 + |bias| + 2**22 + 64 stays below 2**31."""
+    inputs = learning.head_inputs(3, 3)
+    most = 2**31 - 1 - inputs * 128 * 16384 - 2**22 - 64
+    for bias in (most, -most):
+        model.check(taught("expert.3.head.bias", with_first(bias)))
+        with pytest.raises(ModelError, match="sums of learning head 3 leave 32 bits"):
+            model.check(taught("expert.3.head.bias", with_first(bias + 1 if bias > 0 else bias - 1)))
+
+
 def test_learning_tensors_of_some_experts_only():
     for some in (range(1, 18), [5]):
         tensors = SMALL | {k: v for k, v in LEARNING.items() if k.startswith(tuple(f"learning.{e}." for e in some))}

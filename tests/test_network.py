@@ -74,6 +74,17 @@ def test_shipped_experts(backend, photo):
         np.testing.assert_array_equal(backend.head(expert, h).numpy(), outputs)
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS, ids=lambda backend: backend.name)
+def test_hidden_layer_into_wider_rows(backend, photo):
+    expert, x = photo.on(CPU)[0][5], torch.randint(-127, 128, (9, photo.on(CPU)[0][5].layers[0].weight.shape[1]))
+    wanted = backend.trunk(expert, x.to(torch.int8))
+    rows = torch.full((9, wanted.shape[1] + 40), -7, dtype=torch.int8)
+    backend.trunk(expert, x.to(torch.int8), rows[:, 3 : 3 + wanted.shape[1]])
+    assert torch.equal(rows[:, 3 : 3 + wanted.shape[1]], wanted)
+    assert (rows[:, :3] == -7).all()
+    assert (rows[:, 3 + wanted.shape[1] :] == -7).all()
+
+
 def test_largest_activations():
     """All weights and inputs at their ends, in the widths of the shipped model."""
     weight = torch.full((256, 176), 127, dtype=torch.int8)

@@ -52,7 +52,8 @@ class Decoding:
         details = (
             f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
             f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-            f"{common.head(report.learning)}, {common.backend_name(self.device, self.backend)}"
+            f"{common.head(report.learning)}, {common.backend_name(self.device, self.backend)}, "
+            f"{report.seconds:.1f} s"
         )
         outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
         self.messages.tell(report, f"{outcome}  {report.figures}", details)
