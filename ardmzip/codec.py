@@ -43,6 +43,8 @@ CHUNK = 1 << 12
 MIN_CHUNK = 512
 #: Chunks that helpers may work ahead of a learning head.
 _AHEAD = 4
+#: Images of fewer sub-pixels are coded atom by atom: the threads would wait for each other more than they work.
+LANES_FROM = 1 << 16
 #: How often an encoder that works in the background tells its progress.
 _REPORT_SECONDS = 0.2
 #: Images with fewer pixels carry no side information: 24 bytes cost more than they save. Nor do images without a whole
@@ -384,7 +386,7 @@ class Predictor:
 
         What no helper has begun when it is needed the caller computes itself.
         """
-        if self._helpers is None:
+        if self._helpers is None or len(rows) == 1:
             yield from map(work, rows)
             return
         futures: deque[Future[Any]] = deque()
@@ -537,6 +539,7 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
     pyramid = Pyramid(order, coder.base(order.channels))
     sizes = order.sizes()
     done = np.zeros_like(sizes)
+    lanes_pay = plan.heads is not None and predictor.threads > 1 and sizes.sum() >= LANES_FROM
 
     def code(index: int, array: Any, ahead: Callable[..., Iterator[Any]]) -> Batches:
         """Code an atom; yields (pixels, values) of each batch."""
@@ -555,18 +558,23 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
         if progress:
             progress(done.sum() / sizes.sum())
 
-    # Where every atom is a call of its own, features read nothing that becomes known with it or later: an encoder may
-    # fill the pyramid while atoms are being coded.
-    lanes_fit = plan.heads is not None and predictor.threads > 1 and len(plan.calls) == len(order.atoms)
     with Lanes(predictor.threads, report, coder.flush) as lanes:
         for start, end in pairwise((*plan.calls, len(order.atoms))):
             coded: list[tuple[Atom, np.ndarray]] = []
+            arrays: dict[int, Any] = {}
             for index in range(start, end):
                 atom, size = order.atoms[index], int(sizes[index])
                 if size == 0:
                     continue
-                array, values = predictor.array(pyramid.array(atom.level)), coder.known(atom)
-                if values is not None and lanes_fit:
+                values = coder.known(atom)
+                beside = lanes_pay and values is not None
+                if atom.level not in arrays:
+                    array = pyramid.array(atom.level)
+                    # The pyramid may be filled while an atom is coded in a lane: in a call of its own the atom's
+                    # features read nothing of what becomes known with it or later, in others they would.
+                    arrays[atom.level] = predictor.array(array.copy() if beside and end - start > 1 else array)
+                array = arrays[atom.level]
+                if values is not None and beside:
                     lanes.submit(atom, partial(code, index, array, map))
                 else:
                     values = np.empty(size, np.uint8)

@@ -421,6 +421,7 @@ def test_learning_does_not_hurt_where_there_is_no_noise(planes, photo, cpu):
 @pytest.mark.parametrize("count", [2, 8])
 def test_errors_while_atoms_are_coded_side_by_side(photo, cpu, count, monkeypatch):
     """The first error comes out, whichever thread it is in, and the work in hand ends."""
+    monkeypatch.setattr(codec, "LANES_FROM", 0)
     planes = picture(3, 70, 90)
 
     def refuse(*_):
@@ -454,6 +455,13 @@ def files(taught) -> list[tuple[np.ndarray, dict, bytes]]:
     return [(planes, options, coded(planes, taught, reference, **options)) for planes, options in cases]
 
 
+@pytest.fixture
+def small_lanes(monkeypatch):
+    """Lanes for the small images of tests too."""
+    monkeypatch.setattr(codec, "LANES_FROM", 0)
+
+
+@pytest.mark.usefixtures("small_lanes")
 @pytest.mark.parametrize(("product", "numba"), BACKENDS)
 def test_back_ends_threads_and_chunks(files, taught, product, numba):
     backend = network.backend("cpu", product, numba)
