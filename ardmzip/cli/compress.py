@@ -151,7 +151,7 @@ def _learned(gains: Iterable[Gain]) -> list[str]:
 
     >>> from ardmzip.learning import Gain
     >>> _learned([Gain(0, 0, 2000, 1000.0, 980.0), Gain(1, 0, 1000, 500.0, 505.0), Gain(2, 0, 300, 100.0, 90.0)])
-    ['learning: 1.56 % smaller (level 0: 2.00 %, level 1: 1.00 % larger, coarser: 10.00 %)']
+    ['learning: 1.56 % smaller (level 0: 2.00 % smaller, level 1: 1.00 % larger, coarser: 10.00 % smaller)']
     >>> _learned([])
     []
     """
@@ -168,16 +168,14 @@ def _learned(gains: Iterable[Gain]) -> list[str]:
     frozen, learned = (sum(part[i] for part in parts.values()) for i in range(2))
     if frozen == 0:
         return []
-    share, word = _change(frozen, learned)
-    changes = {name: _change(*part) for name, part in parts.items()}
-    texts = [f"{name}: {part}" + (f" {own}" if own != word else "") for name, (part, own) in changes.items()]
-    return [f"learning: {share} {word}" + (f" ({', '.join(texts)})" if len(texts) > 1 else "")]
+    levels = ", ".join(f"{name}: {_change(*part)}" for name, part in parts.items())
+    return [f"learning: {_change(frozen, learned)}" + (f" ({levels})" if len(parts) > 1 else "")]
 
 
-def _change(frozen: float, learned: float) -> tuple[str, str]:
+def _change(frozen: float, learned: float) -> str:
     """By how much of its size something has become smaller or larger.
 
     >>> _change(200.0, 198.0), _change(200.0, 201.0)
-    (('1.00 %', 'smaller'), ('0.50 %', 'larger'))
+    ('1.00 % smaller', '0.50 % larger')
     """
-    return f"{100 * abs(1 - learned / frozen):.2f} %", "larger" if learned > frozen else "smaller"
+    return f"{100 * abs(1 - learned / frozen):.2f} % {'larger' if learned > frozen else 'smaller'}"

@@ -93,7 +93,8 @@ def schedule(
     compared with the optimum for any number of calls, which joins atoms where that costs nothing.
 
     The network's last layer, the head, learns after every batch of pixels, so fewer batches gain less. With --batches
-    the same programme finds the best ends for at most N of them, from the model's learning curve.
+    the same programme finds the best ends for at most N of them, from the model's learning curve. The curve tells
+    what a head gains by pixels seen in many batches: plans of few batches gain less than is expected here.
     """
     target = None if plot is None else Path(plot)
     if target is not None and target.suffix.lower() not in (".png", ".svg", ".pdf"):
@@ -221,7 +222,8 @@ def _totals(p: Problem, chosen: Schedule, optimum: Schedule, default: bool) -> l
     bits, best = p.per_subpixel(chosen.bits), p.per_subpixel(optimum.bits)
     over = f", {100 * (bits / best - 1):+.2f} %" if best > 0 else ""
     return [
-        f"network calls  {len(chosen.calls)}" + (", one for every atom: the default of compress" if default else ""),
+        f"network calls  {len(chosen.calls)}"
+        + (", one for every atom that has pixels: the default of compress" if default else ""),
         f"expected       {bits:.4f} bits per sub-pixel, without learning",
         f"optimum        {best:.4f} bits per sub-pixel with {len(optimum.calls)} calls (this cut{over})",
     ]

@@ -126,13 +126,25 @@ def test_gain_in_words():
         (text,) = _learned([Gain(level, 0, pixels, *pair) for level, pair in enumerate(bits)])
         return text
 
-    assert line((100, 98), (50, 49)) == "learning: 2.00 % smaller (level 0: 2.00 %, level 1: 2.00 %)"
-    assert line((100, 103), (50, 49)) == "learning: 1.33 % larger (level 0: 3.00 %, level 1: 2.00 % smaller)"
+    assert line((100, 98), (50, 49)) == "learning: 2.00 % smaller (level 0: 2.00 % smaller, level 1: 2.00 % smaller)"
+    assert line((100, 103), (50, 49)) == "learning: 1.33 % larger (level 0: 3.00 % larger, level 1: 2.00 % smaller)"
     assert line((100, 103)) == "learning: 3.00 % larger"
     assert line((100, 99), (100, 100), pixels=999) == "learning: 0.50 % smaller"
     batches = [Gain(0, 0, 600, 100, 100), Gain(0, 600, 600, 100, 90), Gain(3, 0, 9, 1, 2), Gain(2, 0, 9, 3, 3)]
-    assert _learned(batches) == ["learning: 4.41 % smaller (level 0: 5.00 %, coarser: 25.00 % larger)"]
+    assert _learned(batches) == ["learning: 4.41 % smaller (level 0: 5.00 % smaller, coarser: 25.00 % larger)"]
     assert _learned([]) == []
+
+
+def test_learning_is_left_out_where_it_does_not_pay(tmp_path):
+    """With few calls a single colour is smaller with the frozen head; the file says so, and nothing is gained."""
+    Image.new("RGB", (200, 150), (7, 9, 200)).save(tmp_path / "flat.png")
+    plain = run("compress", "flat.png", "-o", "plain.ardm", "--no-learn", "--steps", "10", cwd=tmp_path)
+    done = run("compress", "flat.png", "--steps", "10", "-v", cwd=tmp_path)
+    assert plain.returncode == done.returncode == 0
+    sizes = [(tmp_path / name).stat().st_size for name in ("flat.ardm", "plain.ardm")]
+    assert sizes[0] <= sizes[1]
+    frozen = "frozen head" in "".join(run("info", "flat.ardm", cwd=tmp_path).stdout)
+    assert frozen == (not any(text.startswith("learning:") for text in done.stderr))
 
 
 def test_one_pixel_learns_nothing(tmp_path):
@@ -194,7 +206,7 @@ def test_outputs_that_are_no_image_names(folder, tmp_path):
 def test_schedule_shows_what_compress_does(folder):
     lines = schedule("-m", "curve.safetensors", cwd=folder)
     calls = unpack((folder / "yes.ardm").read_bytes()).network_calls
-    assert lines["network calls"] == f"{calls}, one for every atom: the default of compress"
+    assert lines["network calls"] == f"{calls}, one for every atom that has pixels: the default of compress"
     rule = len([*batches(0, ATOM)])
     assert lines["learning"] == f"{rule} batches for the {ATOM} pixels of a head at level 0"
     assert 0 < float(lines["expected gain"].split()[0]) < CURVE.max()
