@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_codec import fails
 
 from ardmzip import codec, contexts, features, kernels, learning, network, schedule, tables
 from ardmzip.container import Container, pack, unpack
@@ -590,16 +591,6 @@ def test_coding_leaves_the_model_alone(photo, cpu):
         np.testing.assert_array_equal(photo.tensors[name], array)
     one, two = photo.learning_heads(9, 9), photo.learning_heads(9, 9)
     assert not np.shares_memory(one[0].halves, two[0].halves)
-
-
-def fails(container: Container, planes, model, backend) -> bool:
-    """Decoding must raise FormatError, or else give the right pixels after all; returns whether it raised."""
-    try:
-        found = codec.decode(container, model, backend)
-    except FormatError:
-        return True
-    np.testing.assert_array_equal(found, planes)
-    return False
 
 
 def changed(model: Model, name: str, index: int, units: int) -> Model:
