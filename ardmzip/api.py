@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "photo"
 
 
-#: Images of fewer sub-pixels are coded with and without learning: some are smaller without, and it takes little time.
-TRIAL = 1 << 16
+#: Where learning does not pay, images of fewer sub-pixels are coded without it. Larger ones have so much to learn that
+#: it is not worth the time to find out.
+TRIAL = 1 << 18
 
 
 def compress(
@@ -41,9 +42,9 @@ def compress(
         image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
         model: name of an installed model, or path of a model file.
         steps: budget of network calls; None takes as many as give the smallest file.
-        learn: let the network's last layer learn from the image while coding it; False is faster, and the file no
-            smaller. Where learning may not pay (images of less than TRIAL sub-pixels, ``steps``, ``batches``) the image
-            is coded without it as well, and the smaller file is taken.
+        learn: let the network's last layer learn from the image while coding it; False is faster. It is not used where
+            it does not pay, which is found out for images of less than 2**18 sub-pixels and with ``steps`` or
+            ``batches``.
         batches: most batches to plan for learning; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
@@ -79,13 +80,13 @@ def compress(
     share = 0.5 if verify else 1.0
     # the walk is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    data = pack(codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=gains))
-    if learn and (planes.size < TRIAL or steps is not None or batches is not None):
-        frozen = pack(codec.encode(planes, loaded, chosen, steps, learn=False))
-        if len(frozen) < len(data):
-            data = frozen
-            if gains:
-                gains.clear()
+    if gains is None and (planes.size < TRIAL or steps is not None or batches is not None):
+        gains = []
+    container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=gains)
+    if gains and sum(gain.learned - gain.frozen for gain in gains) > 0:
+        container = codec.encode(planes, loaded, chosen, steps, learn=False)
+        gains.clear()
+    data = pack(container)
     if progress:
         progress(share)
     if verify:

@@ -82,6 +82,11 @@ def _intervals(mix: Mixtures, values: np.ndarray, tables: Tables) -> tuple[np.nd
     return start, width
 
 
+def _bits(width: np.ndarray) -> float:
+    """Code length of n values: width uint32 [2, n], as _intervals gives it."""
+    return float(48.0 * width.shape[1] - np.log2(width).sum())
+
+
 def _rows(mix: Mixtures, high: np.ndarray, tables: Tables) -> np.ndarray:
     """Frequencies less one, float32 [n, 16], of the high nibble (``high`` empty), or of the low one given it."""
     if isinstance(mix, mixture.Mixture):
@@ -101,6 +106,8 @@ class Distribution:
     #: The first pixel of every piece, and the end.
     ends: list[int]
     predictor: Predictor
+    #: Pixels that the head has learned from.
+    seen: int = 0
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(start, width), uint32 [2, n] each: high nibbles and low nibbles of values uint8 [n]."""
@@ -134,12 +141,12 @@ class LearnedDistribution:
     """Distributions of a batch as the learning head of its expert sees them now; same use as Distribution."""
 
     def __init__(self, head: Head, activations: Activations, predictor: Predictor) -> None:
-        self._head, self._activations = head, activations
+        self._head, self._activations, self.seen = head, activations, head.seen
         self._backend, self._tables = predictor.head_backend, predictor.table_arrays
         self._mixtures = self._mix(head.weight, activations.contexts, head.offsets.values)
 
     def _mix(self, weight: Tensor, contexts: np.ndarray = _NONE, offsets: np.ndarray = _NONE) -> np.ndarray:
-        a, bias = self._activations, self._head.bias
+        a, bias = self._activations, self._head.start.bias
         return _mixtures(self._backend, a.inputs, weight, bias, a.centre, a.cls, self._tables, contexts, offsets)
 
     def intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,16 +157,14 @@ class LearnedDistribution:
         """As Distribution.rows."""
         return _rows(self._mixtures, np.empty(0, np.int32) if high is None else high, self._tables)
 
-    def gain(self, level: int, values: np.ndarray) -> learning.Gain:
-        """What learning has brought for this batch, measured with a second evaluation of the head."""
-        widths = (_intervals(mix, values, self._tables)[1] for mix in (self._mix(self._head.trained), self._mixtures))
-        bits = (48.0 * len(values) - np.log2(width).sum() for width in widths)
-        return learning.Gain(level, self._head.seen, len(values), *bits)
+    def frozen_intervals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same by the head as trained."""
+        return _intervals(self._mix(self._head.start.halves), values, self._tables)
 
     def gradient(self, values: np.ndarray) -> Tensor:
         """Gradient of the code length of values uint8 [n] by the outputs, in 1/1024 bit: int8 [2 * padded, n], high and
         low halves."""
-        halves = np.zeros((len(self._head.halves), len(values)), np.int8)
+        halves = np.zeros((len(self._head.weight), len(values)), np.int8)
         kernels.gradient(self._mixtures, self._activations.cls, values, self._tables, halves)
         return torch.from_numpy(halves)
 
@@ -215,9 +220,13 @@ class EncodingCoder:
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
         values = self.known(atom)[pixels]
-        self._intervals[atom].append(distribution.intervals(values))
-        if self.gains is not None and isinstance(distribution, LearnedDistribution):
-            self._gains[atom].append(distribution.gain(atom.level, values))
+        start, width = distribution.intervals(values)
+        self._intervals[atom].append((start, width))
+        if self.gains is not None:
+            learned = frozen = _bits(width)
+            if isinstance(distribution, LearnedDistribution) and distribution.seen:
+                frozen = _bits(distribution.frozen_intervals(values)[1])
+            self._gains[atom].append(learning.Gain(atom.level, distribution.seen, len(values), frozen, learned))
         return values
 
     def flush(self, atom: Atom, ended: bool) -> None:
@@ -313,7 +322,7 @@ class Predictor:
     """
 
     def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
-        self.backend, self.chunk = backend, chunk
+        self.model, self.backend, self.chunk = model, backend, chunk
         self.experts, self.tables = model.on(backend.device)
         self.table_arrays = model.tables
         #: Learning heads are evaluated on the CPU, whatever the trunk runs on.
@@ -372,11 +381,12 @@ class Predictor:
             self.backend.trunk(expert, x, inputs[part, :width])
             inputs[part, width : width + skip] = x[:, :skip]
             centre[part], cls[part] = (t.cpu().numpy() for t in place)
-        inputs[:, width + skip] = learning.BIAS_INPUT
-        inputs[:, width + skip + 1 :] = 0
+        numbers = inputs.numpy()
+        numbers[:, width + skip] = learning.BIAS_INPUT
+        numbers[:, width + skip + 1 :] = 0
         contexts = np.empty((len(at), TABLES), np.int32)
         kernels.find_contexts(
-            inputs.numpy(), width + nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
+            numbers, width + nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
             contexts,
         )  # fmt: skip
         return Activations(inputs, centre, cls, contexts)
@@ -438,41 +448,39 @@ def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
 
 
 def _learned_batches(
-    atom: Atom, size: int, array: Any, plan: Plan, head: Head, pyramid: Pyramid, predictor: Predictor, coder: Coder,
-    ahead: Callable[..., Iterator[Any]],
+    atom: Atom, size: int, array: Any, head: Head, last: bool, ends: tuple[int, ...] | None, blocks: np.ndarray,
+    pyramid: Pyramid, predictor: Predictor, coder: Coder, ahead: Callable[..., Iterator[Any]],
 ) -> Batches:  # fmt: skip
     """Code an atom in the order of learning.spread, with a head that learns from each batch; yields (pixels, values).
 
-    The trunk does not depend on the head, so ``ahead`` may evaluate the next chunks of batches meanwhile.
+    last: no later atom needs the head. ends: as for learning.batches. The trunk does not depend on the head, so
+    ``ahead`` may evaluate the next chunks of batches meanwhile.
     """
     step = learning.spread(size)
-    blocks = block_tables(pyramid.order.height, pyramid.order.width)
-    chunks = _chunks(learning.batches(head.seen, size, plan.batch_ends), predictor.chunk)
+    chunks = _chunks(learning.batches(head.seen, size, ends), predictor.chunk)
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
         pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
         return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels), blocks)
 
-    for ends, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
-        for start, end in pairwise(ends):
-            part = slice(start - ends[0], end - ends[0])
+    for chunk, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
+        for start, end in pairwise(chunk):
+            part = slice(start - chunk[0], end - chunk[0])
             distribution = LearnedDistribution(head, activations[part], predictor)
             values = coder.batch(atom, pixels[part], distribution)
-            distribution.learn(values)
+            if not last or end < size:
+                distribution.learn(values)
             yield pixels[part], values
 
 
 @dataclass
 class Plan:
-    """What both sides must agree on: the order, the first atoms of the network calls, and for heads that learn, what
-    they start from and where their batches end (learning.batches). Without heads, those of the network stay frozen.
-
-    Heads change while they learn, so a plan serves once.
-    """
+    """What both sides must agree on: the order, the first atoms of the network calls, whether the heads learn, and
+    where their batches end then (learning.batches)."""
 
     order: LatticeOrder
     calls: tuple[int, ...]
-    heads: list[Head] | None = None
+    learning: bool = False
     batch_ends: tuple[int, ...] | None = None
 
 
@@ -539,15 +547,24 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
     pyramid = Pyramid(order, coder.base(order.channels))
     sizes = order.sizes()
     done = np.zeros_like(sizes)
-    lanes_pay = plan.heads is not None and predictor.threads > 1 and sizes.sum() >= LANES_FROM
+    blocks = block_tables(order.height, order.width)
+    heads: dict[int, Head] = {}
+    #: The last atom that needs a head.
+    last = {features.expert_index(a.level, a.kind, a.channel): i for i, a in enumerate(order.atoms) if sizes[i]}
+    lanes_pay = plan.learning and predictor.threads > 1 and sizes.sum() >= LANES_FROM
 
     def code(index: int, array: Any, ahead: Callable[..., Iterator[Any]]) -> Batches:
         """Code an atom; yields (pixels, values) of each batch."""
         atom, size = order.atoms[index], int(sizes[index])
+        expert = features.expert_index(atom.level, atom.kind, atom.channel)
         batches: Batches
-        if plan.heads:
-            head = plan.heads[features.expert_index(atom.level, atom.kind, atom.channel)]
-            batches = _learned_batches(atom, size, array, plan, head, pyramid, predictor, coder, ahead)
+        if plan.learning and size >= learning.MIN_ATOM:
+            head = heads.get(expert) or Head(predictor.model.untaught(expert), int(blocks[-1, 2]))
+            heads[expert] = head
+            batches = _learned_batches(
+                atom, size, array, head, last[expert] == index, plan.batch_ends, blocks, pyramid, predictor, coder,
+                ahead,
+            )  # fmt: skip
         else:
             batches = _frozen_batches(atom, size, array, pyramid, predictor, coder)
         for pixels, values in batches:
@@ -620,9 +637,9 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
-    coder = EncodingCoder(planes, order, gains)
-    plan = Plan(order, calls, model.learning_heads(height, width) if learn else None)
-    if batches is not None and plan.heads is None:
+    plan = Plan(order, calls, learn and model.learns)
+    coder = EncodingCoder(planes, order, gains if plan.learning else None)
+    if batches is not None and not plan.learning:
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
         raise OptionError(f"model {model.name} has no learning curve to choose batches by")
@@ -633,7 +650,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
         side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
-        learning=plan.heads is not None, batch_ends=plan.batch_ends,
+        learning=plan.learning, batch_ends=plan.batch_ends,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
     )  # fmt: skip
 
@@ -647,11 +664,9 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         if len(container.side_info) != features.SIDE:
             raise FormatError(f"{len(container.side_info)} bytes of side information, the model needs {features.SIDE}")
         side = np.frombuffer(container.side_info, np.int8)
-    plan = Plan(order, container.call_starts, batch_ends=container.batch_ends)
-    if container.learning:
-        plan.heads = model.learning_heads(container.height, container.width)
-        if plan.heads is None:
-            raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
+    if container.learning and not model.learns:
+        raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
+    plan = Plan(order, container.call_starts, container.learning, container.batch_ends)
     coder = DecodingCoder(container.segments)
     with Predictor(model, backend, side, chunk) as predictor:
         planes = walk(plan, predictor, coder, progress)

@@ -10,6 +10,8 @@ All state is of integers; the step between them is of separately rounded float64
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from ardmzip import features
@@ -36,6 +38,7 @@ NEWTON = 2.0**32
 DAMPING, MOVE_MAX = 2.0**12, 1 << 21
 
 
+@cache
 def nearest_inputs(expert: int) -> np.ndarray:
     """Which inputs of the network are the four nearest taps of the expert's own plane, int64 [4] in raster order.
 

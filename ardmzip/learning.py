@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,6 +33,8 @@ BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
 MIN_BATCH, GROWTH, MAX_BATCH = 128, 24, 4096
+#: Atoms of fewer pixels teach nothing: they are a large part of the atoms of a small image, and of its time.
+MIN_ATOM = 64
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
 LIMIT = 1 << 16
 #: Decay of the mean square by which steps are normalised.
@@ -120,60 +121,66 @@ class Gain(NamedTuple):
     learned: float
 
 
-@dataclass
-class Head:
-    """What one expert's head has learned.
+class Start(NamedTuple):
+    """What the head of an expert learns from, the same for all images.
 
-    halves: weights as used, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
-    [outputs, inputs] in units of 1/WEIGHT_ONE, whole numbers; square: float64 [outputs, directions]; offsets: those of
-    its outputs by context.
+    halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); bias: int32 [outputs]; basis: float64
+    [directions, inputs]; projection: its transpose, contiguous, as products of a transposed matrix take half as long
+    again; mix: float64 [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
     """
 
-    halves: np.ndarray
+    halves: torch.Tensor
     bias: np.ndarray
     basis: torch.Tensor
+    projection: torch.Tensor
     mix: np.ndarray
     rate: np.ndarray
-    contexts: InitVar[int]
 
-    def __post_init__(self, contexts: int) -> None:
+
+def start(tensors: dict[str, np.ndarray], expert: int) -> Start:
+    """The untaught head of an expert, from a model's tensors."""
+    import torch
+
+    from ardmzip.network import split_head
+
+    trained = tensors[f"expert.{expert}.head.weight"]
+    basis = tensors[f"learning.{expert}.basis"]
+    inputs = padded_inputs(trained.shape[1], expert)
+    weight = np.zeros((len(trained), inputs), np.int16)
+    weight[:, : trained.shape[1]] = trained
+    directions = np.zeros((len(basis), inputs))
+    directions[:, : basis.shape[1]] = basis
+    return Start(
+        torch.from_numpy(split_head(weight)), tensors[f"expert.{expert}.head.bias"],
+        torch.from_numpy(directions), torch.from_numpy(np.ascontiguousarray(directions.T)),
+        tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
+    )  # fmt: skip
+
+
+class Head:
+    """What one expert's head has learned from an image of so many ``contexts`` (contexts.py).
+
+    weight: as used, int8 [2 * padded, inputs]; exact: the same as float64 [outputs, inputs] in units of 1/WEIGHT_ONE,
+    whole numbers; square: float64 [outputs, directions]; offsets: those of its outputs by context.
+    """
+
+    def __init__(self, start: Start, contexts: int) -> None:
         import torch
 
         from ardmzip.network import HEAD_SPLIT
 
-        padded = len(self.halves) // 2
-        whole = (self.halves[:padded].astype(np.float64) * (1 << HEAD_SPLIT) + self.halves[padded:])[: len(self.bias)]
+        self.start = start
+        self.weight = start.halves.clone()
+        outputs, directions, inputs = len(start.bias), *start.basis.shape
+        halves, padded = start.halves.numpy(), len(start.halves) // 2
+        whole = halves[:outputs].astype(np.float64) * (1 << HEAD_SPLIT) + halves[padded : padded + outputs]
         self.exact = whole * WEIGHT_ONE
-        self.trained = torch.from_numpy(self.halves.copy())
-        self.weight = torch.from_numpy(self.halves)  # shares memory
-        self.square = np.zeros((len(self.bias), len(self.basis)))
+        self.square = np.zeros((outputs, directions))
         self.offsets = Offsets(contexts, padded)
         self.seen = 0
         self._power = 1.0
-        # contiguous in both directions: products of a transposed matrix take half as long again
-        self._projection = self.basis.t().contiguous()
-        self._gradient, self._change = torch.zeros(2, len(self.bias), self.basis.shape[1], dtype=torch.float64)
-        self._projected, self._step = torch.zeros(2, len(self.bias), len(self.basis), dtype=torch.float64)
-
-    @classmethod
-    def start(cls, tensors: dict[str, np.ndarray], expert: int, contexts: int) -> Head:
-        """The untaught state of an expert, from a model's tensors; for an image with so many contexts."""
-        import torch
-
-        from ardmzip.network import split_head
-
-        trained = tensors[f"expert.{expert}.head.weight"]
-        basis = tensors[f"learning.{expert}.basis"]
-        inputs = padded_inputs(trained.shape[1], expert)
-        weight = np.zeros((len(trained), inputs), np.int16)
-        weight[:, : trained.shape[1]] = trained
-        directions = np.zeros((len(basis), inputs))
-        directions[:, : basis.shape[1]] = basis
-        return cls(
-            split_head(weight), tensors[f"expert.{expert}.head.bias"], torch.from_numpy(directions),
-            tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
-            contexts,
-        )  # fmt: skip
+        self._gradient, self._change = torch.zeros(2, outputs, inputs, dtype=torch.float64)
+        self._projected, self._step = torch.zeros(2, outputs, directions, dtype=torch.float64)
 
     def learn(self, gradient: torch.Tensor, pixels: int) -> None:
         """One step. gradient: its sums over a batch by halves, int32 [2 * padded, inputs], in 1/1024 bit.
@@ -185,12 +192,12 @@ class Head:
         from ardmzip import kernels
 
         self._power *= DECAY
-        rate = self.rate / math.sqrt(1.0 + self.seen / SETTLING)
+        rate = self.start.rate / math.sqrt(1.0 + self.seen / SETTLING)
         kernels.join_gradient(gradient.numpy(), self._gradient.numpy())
-        torch.mm(self._gradient, self._projection, out=self._projected)
+        torch.mm(self._gradient, self.start.projection, out=self._projected)
         kernels.steps(
-            self._projected.numpy(), pixels, self.mix, rate, 1.0 - self._power, self.square, self._step.numpy()
+            self._projected.numpy(), pixels, self.start.mix, rate, 1.0 - self._power, self.square, self._step.numpy()
         )  # fmt: skip
-        torch.mm(self._step, self.basis, out=self._change)
-        kernels.descend(self._change.numpy(), self.exact, self.halves)
+        torch.mm(self._step, self.start.basis, out=self._change)
+        kernels.descend(self._change.numpy(), self.exact, self.weight.numpy())
         self.seen += pixels

@@ -20,7 +20,7 @@ from ardmzip.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from ardmzip.learning import Head
+    from ardmzip.learning import Start
     from ardmzip.network import Expert
 
 SUFFIX = ".safetensors"
@@ -47,7 +47,10 @@ class Model:
     side_std: np.ndarray
     #: Learning curve: bits a sub-pixel that a head gains from as many pixels as schedule.learning_grid tells, float32.
     learning_gain: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
-    _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(default_factory=dict, repr=False)
+    _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(
+        init=False, default_factory=dict, repr=False
+    )
+    _untaught: dict[int, Start] = field(init=False, default_factory=dict, repr=False)
 
     @property
     def tables(self) -> dict[str, np.ndarray]:
@@ -69,16 +72,13 @@ class Model:
         """Whether the model tells how its heads learn."""
         return "learning.0.basis" in self.tensors
 
-    def learning_heads(self, height: int, width: int) -> list[Head] | None:
-        """Fresh learning heads of all experts for an image; None if the model does not tell how to learn."""
-        from ardmzip.contexts import block_tables
-        from ardmzip.features import EXPERTS
-        from ardmzip.learning import Head
+    def untaught(self, expert: int) -> Start:
+        """What the learning head of an expert begins with; kept for the next image."""
+        from ardmzip import learning
 
-        if not self.learns:
-            return None
-        contexts = int(block_tables(height, width)[-1, 2])
-        return [Head.start(self.tensors, e, contexts) for e in range(EXPERTS)]
+        if expert not in self._untaught:
+            self._untaught[expert] = learning.start(self.tensors, expert)
+        return self._untaught[expert]
 
 
 def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:

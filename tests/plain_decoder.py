@@ -328,7 +328,8 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
             first = ((1 - qy, 1 - qx), (qy, 1 - qx), (1 - qy, qx))[k]
             places = [(y, x) for y in range(first[0], rows, 2) for x in range(first[1], columns, 2)]
             sizes = [len(places)] if places else []
-            if heads and places:
+            learns = heads and len(places) >= 64
+            if learns:
                 places = [places[number] for number in order(len(places))]
                 sizes = list(batches(len(places), heads[e].seen, container.batch_ends))
             for size in sizes:
@@ -337,7 +338,7 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                 for y, x in batch:
                     numbers, centre, a = inputs(q, y, x, l, k, c, side, table)
                     h = hidden(numbers, e, tensors)
-                    if heads:
+                    if learns:
                         u = heads[e].inputs(h.tolist(), numbers)
                         contexts = heads[e].contexts(numbers, centre, a, y, x, l)
                         mixtures.append(mixture(heads[e].outputs(u, contexts), centre, a, table))
@@ -349,7 +350,7 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                 values = [16 * h + stream.symbol(low_bounds(f, h)) for h, f in zip(high, functions, strict=True)]
                 for (y, x), v in zip(batch, values, strict=True):
                     decoded[oy + step * y, ox + step * x, c] = v
-                if heads:
+                if learns:
                     us, classes, contexts = zip(*inside, strict=True)
                     slopes = [gradient(*known, table) for known in zip(mixtures, values, classes, strict=True)]
                     heads[e].step(us, slopes, contexts)

@@ -211,7 +211,7 @@ def changed(model: Model, name: str, index: int) -> Model:
     tensor = model.tensors[name].copy()
     flat = tensor.reshape(-1)
     flat[index % flat.size] += 1 if flat[index % flat.size] < np.iinfo(tensor.dtype).max else -1
-    return replace(model, tensors={**model.tensors, name: tensor}, _on_device={})
+    return replace(model, tensors={**model.tensors, name: tensor})
 
 
 def test_another_model_is_noticed(encoded, picture, photo, cpu):
@@ -225,7 +225,7 @@ def test_another_model_is_noticed(encoded, picture, photo, cpu):
         noticed += fails(encoded, picture, other, cpu)
     assert noticed >= 4  # one unit of a weight need not matter to 460 pixels: about half of them do
     for name in ("table.compand", "table.logistic", "table.exp2", "table.class_scale"):
-        other = replace(photo, tensors={**photo.tensors, name: photo.tensors[name] - 1}, _on_device={})
+        other = replace(photo, tensors={**photo.tensors, name: photo.tensors[name] - 1})
         fails(encoded, picture, other, cpu)
 
 
@@ -236,7 +236,7 @@ def test_float32_is_exact_where_its_sums_could_round(photo):
     tensors["expert.0.0.weight"] = np.ones((1100, inputs), np.int8)
     tensors["expert.0.0.bias"] = tensors["expert.0.0.shift"] = np.zeros(1100, np.int32)
     tensors["expert.0.1.weight"] = np.full((256, 1100), 127, np.int8)
-    wide = replace(photo, tensors=tensors, _on_device={})
+    wide = replace(photo, tensors=tensors)
     planes = content("random", (3, 8, 8), np.random.default_rng(0))
     files = {pack(codec.encode(planes, wide, network.backend("cpu", product))) for product in network.PRODUCTS}
     assert len(files) == 1
@@ -256,9 +256,7 @@ def test_frequencies_cost_what_the_stream_holds(picture, photo, cpu, learn):
 
     order = LatticeOrder(*picture.shape[1:], 3)
     coder = Counting(picture, order)
-    plan = codec.Plan(
-        order, tuple(range(len(order.atoms))), photo.learning_heads(*picture.shape[1:]) if learn else None
-    )
+    plan = codec.Plan(order, tuple(range(len(order.atoms))), learn)
     with codec.Predictor(photo, cpu, None) as predictor:
         decoded = codec.walk(plan, predictor, coder)
     np.testing.assert_array_equal(decoded, picture)

@@ -115,7 +115,7 @@ def tensors():
 
 @pytest.mark.parametrize("learn", [True, False])
 @pytest.mark.parametrize(
-    ("shape", "steps"), [((3, 1, 1), None), ((3, 9, 14), None), ((1, 17, 11), 5), ((3, 12, 7), 3), ((3, 1, 9), None)]
+    ("shape", "steps"), [((3, 1, 1), None), ((3, 9, 14), None), ((1, 17, 11), 5), ((3, 17, 15), 3), ((3, 1, 9), None)]
 )
 def test_a_decoder_written_from_the_format(tensors, cpu, shape, steps, learn):
     channels, height, width = shape
@@ -130,17 +130,18 @@ def test_a_decoder_written_from_the_format(tensors, cpu, shape, steps, learn):
 @pytest.mark.parametrize("phase", [(1, 0), (0, 1), (1, 1)])
 def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, learn):
     """ardmzip does not write these yet, or only for larger images, but the format has them and it reads them."""
-    planes = picture(3)[:, :7, :10]
-    order = codec.LatticeOrder(7, 10, 3, phase)
+    height, width = (16, 17) if learn else (7, 10)  # heads learn from atoms of at least 64 pixels
+    planes = picture(3)[:, :height, :width]
+    order = codec.LatticeOrder(height, width, 3, phase)
     side = np.arange(-90, 109, 9, dtype=np.int8)[:22]
     coder = codec.EncodingCoder(planes, order)
     calls = (0, 5, 6, 20)
     ends = (1, 2, 5, 9) if learn else None
     with codec.Predictor(photo, cpu, side) as predictor:
-        codec.walk(codec.Plan(order, calls, photo.learning_heads(7, 10) if learn else None, ends), predictor, coder)
+        codec.walk(codec.Plan(order, calls, learn, ends), predictor, coder)
     container = codec.Container(
-        10, 7, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes), learn,
-        ends,
+        width, height, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes),
+        learn, ends,
     )  # fmt: skip
     container = unpack(pack(container))
     np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)

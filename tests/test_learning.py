@@ -136,7 +136,7 @@ class Twins:
 
     def __init__(self, tensors: dict[str, np.ndarray], e: int, tabs: dict[str, np.ndarray], product: str) -> None:
         self.contexts = int(contexts.block_tables(300, 200)[-1, 2])
-        self.head = learning.Head.start(tensors, e, self.contexts)
+        self.head = learning.Head(learning.start(tensors, e), self.contexts)
         self.plain = plain_decoder.Head(tensors, e, 300, 200)
         self.tables, self.lists = tabs, {name: array.tolist() for name, array in tabs.items()}
         self.backend = network.backend("cpu", product)
@@ -179,7 +179,7 @@ class Twins:
         return np.stack(columns, 1).astype(np.int32)
 
     def pad(self, u: np.ndarray) -> torch.Tensor:
-        padded = torch.zeros(len(u), self.head.halves.shape[1], dtype=torch.int8)
+        padded = torch.zeros(len(u), self.head.weight.shape[1], dtype=torch.int8)
         padded[:, : self.inputs] = torch.from_numpy(u.astype(np.int8))
         return padded
 
@@ -188,8 +188,8 @@ class Twins:
         np.testing.assert_array_equal(self.head.square, self.plain.square)
         np.testing.assert_array_equal(self.head.exact[:, : self.inputs], self.plain.fine)
         assert not self.head.exact[:, self.inputs :].any()
-        np.testing.assert_array_equal(joined(self.head.halves, self.outputs)[:, : self.inputs], self.plain.weight)
-        np.testing.assert_array_equal(self.head.weight.numpy(), self.head.halves)
+        weight = joined(self.head.weight.numpy(), self.outputs)
+        np.testing.assert_array_equal(weight[:, : self.inputs], self.plain.weight)
 
     def compare_offsets(self) -> None:
         values, pixels = np.zeros((self.contexts, self.outputs), int), np.zeros(self.contexts, int)
@@ -242,7 +242,7 @@ def test_the_shipped_heads_against_the_format(photo, product):
             u = some_inputs(rng, n, hidden, twins.inputs, False)
             centre, cls = rng.integers(0, 16321, n), rng.integers(4, 30, n)
             twins.batch(u, centre, cls, (centre / 64 + rng.normal(0, 9, n)).clip(0, 255).astype(np.uint8))
-    assert np.abs(twins.head.halves - twins.head.trained.numpy()).max() > 0
+    assert (twins.head.weight != twins.head.start.halves).any()
 
 
 def test_the_largest_sums():
@@ -353,8 +353,8 @@ def test_subnormal_squares_do_not_matter():
     heads = []
     for flush in (False, True):
         rng = np.random.default_rng(6)
-        head = learning.Head.start(head_tensors(rng, 0, 5, 1, 3, False), 0, 0)
-        sums = torch.from_numpy(rng.integers(-1000, 1000, head.halves.shape).astype(np.int32))
+        head = learning.Head(learning.start(head_tensors(rng, 0, 5, 1, 3, False), 0), 0)
+        sums = torch.from_numpy(rng.integers(-1000, 1000, head.weight.shape).astype(np.int32))
         head.learn(sums, 128)
         head.square[:] = 1e-306
         torch.set_flush_denormal(flush)
@@ -486,7 +486,7 @@ def test_cuda(files, taught, product):
 
 @pytest.mark.parametrize(
     ("channels", "height", "width", "steps", "ends"),
-    [(1, 40, 44, None, None), (3, 24, 20, None, (7, 20, 50, 51, 90, 115)), (3, 17, 12, 4, (1, 2, 3, 30))],
+    [(1, 40, 44, None, None), (3, 24, 20, None, (7, 20, 50, 51, 90, 115)), (3, 17, 16, 4, (1, 2, 3, 30))],
 )
 def test_a_decoder_written_from_the_format(taught, cpu, channels, height, width, steps, ends):
     """Several batches an atom, by the rule and by lists; test_exactness.py has more sizes with one batch an atom."""
@@ -500,7 +500,7 @@ def walked(planes, model, backend, steps, ends) -> Container:
     """A learning file with any list of batches."""
     plain = codec.encode(planes, model, backend, steps, learn=False)
     coder = codec.EncodingCoder(planes, plain.order)
-    plan = codec.Plan(plain.order, plain.call_starts, model.learning_heads(*planes.shape[1:]), ends)
+    plan = codec.Plan(plain.order, plain.call_starts, True, ends)
     with codec.Predictor(model, backend, None) as predictor:
         codec.walk(plan, predictor, coder)
     container = replace(plain, learning=True, batch_ends=ends, segments=coder.encoder.finish())
@@ -535,6 +535,14 @@ def test_small_images(check_codec, taught, cpu, channels):
             assert (container.batch_ends is None) == (not options or height * width == 1)
 
 
+def test_small_atoms_teach_nothing(taught, cpu):
+    """Atoms of fewer than 64 pixels, the largest of these images being of 63 and 64, are coded as without learning."""
+    for width, differs in ((14, False), (15, True)):
+        planes = picture(1, 17, width)
+        words = [codec.encode(planes, taught, cpu, learn=learn).segments[0].tolist() for learn in (True, False)]
+        assert (words[0] != words[1]) == differs
+
+
 @pytest.mark.parametrize("budget", [1, 2, 5, 40])
 def test_batch_budgets(taught, cpu, budget):
     for planes in (picture(3, 70, 66), picture(1, 40, 64)):
@@ -566,14 +574,14 @@ def test_frozen_files(photo, cpu):
 
 def without_learning(model: Model) -> Model:
     tensors = {name: array for name, array in model.tensors.items() if not name.startswith("learning.")}
-    return replace(model, id=model_id(tensors), tensors=tensors, _on_device={})
+    return replace(model, id=model_id(tensors), tensors=tensors)
 
 
 def test_a_model_that_does_not_tell_how_to_learn(photo, cpu):
     planes = picture(3, 20, 21)
     frozen = without_learning(photo)
     check(frozen.tensors)
-    assert frozen.learning_heads(9, 9) is None
+    assert not frozen.learns
     with pytest.raises(OptionError, match="batches are for a head that learns"):
         coded(planes, frozen, cpu, batches=4)
     file = coded(planes, frozen, cpu)
@@ -589,8 +597,9 @@ def test_coding_leaves_the_model_alone(photo, cpu):
     coded(picture(3, 40, 40), photo, cpu)
     for name, array in before.items():
         np.testing.assert_array_equal(photo.tensors[name], array)
-    one, two = photo.learning_heads(9, 9), photo.learning_heads(9, 9)
-    assert not np.shares_memory(one[0].halves, two[0].halves)
+    start = learning.start(photo.tensors, 0)
+    for one, two in zip(photo.untaught(0), start, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def changed(model: Model, name: str, index: int, units: int) -> Model:
@@ -598,7 +607,7 @@ def changed(model: Model, name: str, index: int, units: int) -> Model:
     tensor = model.tensors[name].copy()
     flat = tensor.reshape(-1)
     flat[index % flat.size] += units if flat[index % flat.size] < 127 or tensor.itemsize > 1 else -units
-    return replace(model, tensors={**model.tensors, name: tensor}, _on_device={})
+    return replace(model, tensors={**model.tensors, name: tensor})
 
 
 @pytest.fixture(scope="module")
@@ -705,6 +714,21 @@ def test_best_batches_of_large_atoms():
     two = max((100_000 - place) * np.interp(place, grid, gain) for place in places) / 100_000
     assert best[1].gain == pytest.approx(two, abs=2e-6)
     assert schedule.best_batches(100_000, np.zeros(2), 10).ends == (100_000,)
+
+
+def test_no_learning_where_it_does_not_pay(photo, cpu):
+    ramp = np.mgrid[:32, :32].sum(0).astype(np.uint8) * 4
+    planes = ramp[None]
+    learned, frozen = (pack(codec.encode(planes, photo, cpu, learn=learn)) for learn in (True, False))
+    assert len(frozen) < len(learned)
+    import ardmzip
+
+    gains: list[learning.Gain] = []
+    assert ardmzip.compress(ramp) == ardmzip.compress(ramp, gains=gains) == frozen
+    assert not gains
+    pixels = picture(1, 64, 64)[0]
+    assert ardmzip.compress(pixels) == ardmzip.compress(pixels, gains=gains) != ardmzip.compress(pixels, learn=False)
+    assert gains
 
 
 def test_the_library(photo):

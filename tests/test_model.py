@@ -86,16 +86,17 @@ def test_save_and_load_a_model_that_learns(tmp_path):
     loaded = model.load(path)
     assert loaded.id == identity == model.model_id(LEARNING) != model.model_id(SMALL)
     assert loaded.learning_gain.tolist() == gain.tolist()
-    heads = loaded.learning_heads(9, 9)
-    assert len(heads) == features.EXPERTS
-    for e, head in enumerate(heads):
-        assert head.halves.shape == (16, learning.padded_inputs(3, e))
-        assert head.halves.shape[1] % features.ALIGN == 0
+    assert loaded.learns
+    for e in range(features.EXPERTS):
+        assert loaded.untaught(e) is loaded.untaught(e)
+        head = learning.Head(loaded.untaught(e), 9)
+        assert head.weight.shape == (16, learning.padded_inputs(3, e))
+        assert head.weight.shape[1] % features.ALIGN == 0
         np.testing.assert_array_equal(head.exact[:, :3], 65536.0 * SMALL[f"expert.{e}.head.weight"])
         assert not head.exact[:, 3:].any()
     path = tmp_path / "y.safetensors"
     save(path)
-    assert model.load(path).learning_heads(9, 9) is None
+    assert not model.load(path).learns
     assert not model.load(path).learning_gain.any()
 
 

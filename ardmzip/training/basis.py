@@ -65,7 +65,7 @@ def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
         f"learning.{expert}.mix": np.zeros((outputs, outputs), np.int32),
         f"learning.{expert}.rate": np.zeros(0, np.int32),
     }
-    return learning.Head.start(tensors | empty, expert, 0)
+    return learning.Head(learning.start(tensors | empty, expert), 0)
 
 
 def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
@@ -73,7 +73,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     chosen = network.backend("cpu")
     heads = [_untaught(model.tensors, e) for e in range(features.EXPERTS)]
     units = [scales(model.tensors[f"expert.{e}.head.weight"].shape[1], e) for e in range(features.EXPERTS)]
-    sums = [Statistics(len(head.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
+    sums = [Statistics(len(head.start.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
         side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
@@ -92,7 +92,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                     activations = predictor.activations(atom, array, at, stride, blocks)
                     batch = codec.LearnedDistribution(head, activations, predictor)
                     halves = batch.gradient(values).float()
-                    half, outputs = len(halves) // 2, len(head.bias)
+                    half, outputs = len(halves) // 2, len(head.start.bias)
                     g = (halves[:outputs] * (1 << network.HEAD_SPLIT) + halves[half : half + outputs]).t() / 1024
                     u = activations.inputs.numpy()[:, : len(units[expert])] * units[expert]
                     parts.setdefault(expert, []).append((u, g.numpy()))
