@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "photo"
 
 
-#: Where learning does not pay, images of fewer sub-pixels are coded without it. Larger ones have so much to learn that
-#: it is not worth the time to find out.
+#: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
+#: finding out is not worth the time.
 TRIAL = 1 << 18
 
 
@@ -80,10 +80,11 @@ def compress(
     share = 0.5 if verify else 1.0
     # the walk is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    if gains is None and (planes.size < TRIAL or steps is not None or batches is not None):
+    doubtful = planes.size < TRIAL or steps is not None or batches is not None
+    if doubtful and gains is None:
         gains = []
     container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=gains)
-    if gains and sum(gain.learned - gain.frozen for gain in gains) > 0:
+    if doubtful and gains and sum(gain.learned - gain.frozen for gain in gains) > 0:
         container = codec.encode(planes, loaded, chosen, steps, learn=False)
         gains.clear()
     data = pack(container)

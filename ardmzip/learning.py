@@ -33,7 +33,7 @@ BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
 MIN_BATCH, GROWTH, MAX_BATCH = 128, 24, 4096
-#: Atoms of fewer pixels teach nothing: they are a large part of the atoms of a small image, and of its time.
+#: Atoms of fewer pixels teach nothing: in a small image they are most of the atoms, and would take most of the time.
 MIN_ATOM = 64
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
 LIMIT = 1 << 16
@@ -122,7 +122,7 @@ class Gain(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What the head of an expert learns from, the same for all images.
+    """What the head of an expert begins with, the same for all images.
 
     halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); bias: int32 [outputs]; basis: float64
     [directions, inputs]; projection: its transpose, contiguous, as products of a transposed matrix take half as long

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ardmzip import learning
 from ardmzip.order import KINDS, LatticeOrder
 
 # Two cuts whose bits differ by less than this fraction are alike: sums of the same terms differ in their last digits.
 _TIE = 1e-12
-# Smallest batch for a learning head, as by its own rule (learning.py).
-_FINEST_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
     """
     ends = [0]
     while ends[-1] < pixels:
-        ends.append(min(ends[-1] + max(_FINEST_BATCH, ends[-1] // 32), pixels))
+        ends.append(min(ends[-1] + max(learning.MIN_BATCH, ends[-1] // 32), pixels))
     starts = np.array(ends[:-1])
     # whole numbers, so that sums are exact and the cut is the same on every machine
     gains = np.interp(starts, learning_grid(len(gain)), gain)
