@@ -124,12 +124,14 @@ class Gain(NamedTuple):
 class Start(NamedTuple):
     """What the head of an expert begins with, the same for all images.
 
-    halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); bias: int32 [outputs]; basis: float64
-    [directions, inputs]; projection: its transpose, contiguous, as products of a transposed matrix take half as long
-    again; mix: float64 [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
+    halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
+    [outputs, inputs] in units of 1/WEIGHT_ONE; bias: int32 [outputs]; basis: float64 [directions, inputs]; projection:
+    its transpose, contiguous, as products of a transposed matrix take half as long again; mix: float64
+    [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
     """
 
     halves: torch.Tensor
+    exact: np.ndarray
     bias: np.ndarray
     basis: torch.Tensor
     projection: torch.Tensor
@@ -151,7 +153,7 @@ def start(tensors: dict[str, np.ndarray], expert: int) -> Start:
     directions = np.zeros((len(basis), inputs))
     directions[:, : basis.shape[1]] = basis
     return Start(
-        torch.from_numpy(split_head(weight)), tensors[f"expert.{expert}.head.bias"],
+        torch.from_numpy(split_head(weight)), weight * float(WEIGHT_ONE), tensors[f"expert.{expert}.head.bias"],
         torch.from_numpy(directions), torch.from_numpy(np.ascontiguousarray(directions.T)),
         tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
     )  # fmt: skip
@@ -160,23 +162,18 @@ def start(tensors: dict[str, np.ndarray], expert: int) -> Start:
 class Head:
     """What one expert's head has learned from an image of so many ``contexts`` (contexts.py).
 
-    weight: as used, int8 [2 * padded, inputs]; exact: the same as float64 [outputs, inputs] in units of 1/WEIGHT_ONE,
-    whole numbers; square: float64 [outputs, directions]; offsets: those of its outputs by context.
+    weight: as used, int8 [2 * padded, inputs]; exact: the same with all its digits, float64 [outputs, inputs] in units
+    of 1/WEIGHT_ONE, whole numbers; square: float64 [outputs, directions]; offsets: those of its outputs by context.
     """
 
     def __init__(self, start: Start, contexts: int) -> None:
         import torch
 
-        from ardmzip.network import HEAD_SPLIT
-
         self.start = start
-        self.weight = start.halves.clone()
+        self.weight, self.exact = start.halves.clone(), start.exact.copy()
         outputs, directions, inputs = len(start.bias), *start.basis.shape
-        halves, padded = start.halves.numpy(), len(start.halves) // 2
-        whole = halves[:outputs].astype(np.float64) * (1 << HEAD_SPLIT) + halves[padded : padded + outputs]
-        self.exact = whole * WEIGHT_ONE
         self.square = np.zeros((outputs, directions))
-        self.offsets = Offsets(contexts, padded)
+        self.offsets = Offsets(contexts, len(start.halves) // 2)
         self.seen = 0
         self._power = 1.0
         self._gradient, self._change = torch.zeros(2, outputs, inputs, dtype=torch.float64)
