@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from ardmzip import features, kernels, sideinfo, tables
+from ardmzip.errors import ImageError
 from ardmzip.image import to_planes
-from ardmzip.training.augment import augment, random_crop
-from ardmzip.training.images import SHEETS, load_images
+from ardmzip.training.augment import DEFAULT, AugmentConfig, augment, random_crop
+from ardmzip.training.images import is_shard, is_sheet, load_images, stream_images
 
 CROP = 256
 #: Levels sampled for the coarse experts; their share falls by half per level (their pixels by a quarter).
@@ -21,52 +23,117 @@ COARSE_LEVELS = 7
 COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
 BANK_LEVELS = COARSE_LEVELS + 1
 PAD = features.RADIUS
+#: Small images are seldom processed once they are small.
+GENTLE = AugmentConfig(untouched=0.85)
 
 
-def load_sources(paths: list[Path]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images and their sampling weights: the tiles of a sheet count as much as a few images."""
-    sheets = [path for path in paths if path.parent.name in SHEETS]
-    images = load_images([path for path in paths if path.parent.name not in SHEETS])
-    parts = load_images(sheets)
-    weights = np.array([1.0] * len(images) + [0.25] * len(parts))
-    return images + parts, weights / weights.sum()
+@dataclass(frozen=True)
+class CropConfig:
+    """How crops are cut from images."""
+
+    #: Side of the square crops; smaller images are taken whole.
+    size: int = CROP
+    #: Share of the photographs that are scaled down as a whole first, as thumbnails are, to a shorter side of ``small``
+    #: pixels; these are mostly left as they are then.
+    thumbnails: float = 0.0
+    small: tuple[int, int] = (32, 128)
+    #: Images kept in memory by each worker. Where there are more, they pass through it.
+    memory: int = 4000
+    #: Crops cut for every image that passes.
+    crops_per_image: int = 4
+
+
+def image_pool(sources: list[str], rng: np.random.Generator, memory: int, every: int) -> Iterator[np.ndarray]:
+    """Endless random images: all of them while they fit in memory, or those that pass through it.
+
+    The images of a sheet are drawn as often as a quarter of them were.
+    """
+    if not any(map(is_shard, sources)) and len(sources) <= memory:
+        sheets = [source for source in sources if is_sheet(source)]
+        images = load_images([source for source in sources if not is_sheet(source)])
+        weights = np.ones(len(images))
+        small = load_images(sheets)
+        images, weights = images + small, np.concatenate([weights, np.full(len(small), 0.25)])
+        borders = np.cumsum(weights) / weights.sum()
+        while True:
+            yield images[min(int(np.searchsorted(borders, rng.random(), "right")), len(images) - 1)]
+    passing = _endless(sources, rng)
+    held = list(itertools.islice(passing, memory))
+    for count in itertools.count(1):
+        yield held[rng.integers(len(held))]
+        if count % every == 0:
+            held[rng.integers(len(held))] = next(passing)
+
+
+def _endless(sources: list[str], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """All images of all sources, again and again, the sources in random order."""
+    while True:
+        found = False
+        for image in stream_images([sources[i] for i in rng.permutation(len(sources))], held_out=False):
+            found = True
+            yield image
+        if not found:
+            raise ImageError(f"{', '.join(sources[:3])}: no images for training")
+
+
+def thumbnail(image: np.ndarray, rng: np.random.Generator, small: tuple[int, int]) -> np.ndarray:
+    """The image scaled down, by one of the usual filters, to a shorter side drawn log-uniformly from ``small``."""
+    side = min(image.shape[:2])
+    goal = round(float(np.exp(rng.uniform(*np.log(small)))))
+    if goal >= side:
+        return image
+    size = tuple(max(1, round(n * goal / side)) for n in image.shape[1::-1])
+    filters = Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize(size, filters[int(rng.integers(4))]))
 
 
 class Crops(IterableDataset):
     """Endless augmented crops: (planes uint8 [3, h, w] in coding order, statistics float64 [22])."""
 
-    def __init__(self, paths: list[Path], seed: int):
-        self.paths, self.seed = paths, seed
+    def __init__(self, sources: list[str], seed: int, config: CropConfig = CropConfig()):
+        self.sources, self.seed, self.config = sources, seed, config
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         torch.set_num_threads(1)
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, info.id if info else 0])
-        images, weights = load_sources(self.paths)
-        while True:
-            image = images[rng.choice(len(images), p=weights)]
-            crop = augment(np.ascontiguousarray(random_crop(image, CROP, rng)), rng)
-            crop = random_crop(crop, CROP, rng)
+        config = self.config
+        for image in image_pool(self.sources, rng, config.memory, config.crops_per_image):
+            gentle = min(image.shape[:2]) <= config.size and config.thumbnails > 0
+            if rng.random() < config.thumbnails:
+                image, gentle = thumbnail(image, rng, config.small), True
+            crop = np.ascontiguousarray(random_crop(image, config.size, rng))
+            crop = random_crop(augment(crop, rng, GENTLE if gentle else DEFAULT), config.size, rng)
             planes = to_planes(crop)
             yield planes, sideinfo.measure(planes)
 
 
-def crop_stream(paths: list[Path], seed: int, workers: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def crop_stream(
+    sources: list[str], seed: int, workers: int = 1, config: CropConfig = CropConfig()
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Crops made by worker processes ahead of use."""
-    loader = DataLoader(Crops(paths, seed), batch_size=None, num_workers=workers, prefetch_factor=32, collate_fn=None)
+    loader = DataLoader(
+        Crops(sources, seed, config), batch_size=None, num_workers=workers, prefetch_factor=32, collate_fn=None
+    )
     for planes, stats in loader:
         yield np.asarray(planes), np.asarray(stats)
 
 
 @dataclass
 class Samples:
-    """A batch for one expert; x int8 [n, inputs], the rest float32 [n]."""
+    """A batch for one expert; x int8 [n, inputs], level int64 [n], the rest float32 [n]."""
 
     x: torch.Tensor
     target: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
     level: np.ndarray
+
+    def to(self, device: torch.device) -> Samples:
+        """The samples on a device."""
+        return Samples(
+            self.x.to(device), self.target.to(device), self.centre.to(device), self.scale.to(device), self.level
+        )
 
 
 class Bank:
@@ -75,7 +142,7 @@ class Bank:
     def __init__(self, slots: int, gray: int, mean: np.ndarray, std: np.ndarray, crop: int = CROP):
         self.sizes = [(crop >> level) + 2 * PAD for level in range(BANK_LEVELS)]
         self.offsets = np.cumsum([0] + [s * s * 3 for s in self.sizes])
-        self.slots, self.gray = slots, gray
+        self.slots, self.gray, self.crop = slots, gray, crop
         self.q = np.full(slots * self.offsets[-1], features.UNKNOWN, np.int16)
         self.shape = np.zeros((slots, BANK_LEVELS, 2), np.int64)
         self.side = np.zeros((slots, features.SIDE + 1), np.int8)

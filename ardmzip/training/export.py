@@ -19,9 +19,9 @@ from ardmzip.schedule import learning_grid
 from ardmzip.training import basis
 from ardmzip.training import net as nets
 from ardmzip.training.data import BANK_LEVELS, Bank, crop_stream
-from ardmzip.training.images import SHEETS, read_rgb
+from ardmzip.training.images import is_sheet, stream_images
 from ardmzip.training.net import Network, code_length
-from ardmzip.training.train import Run, data_split, validate, validation_bank
+from ardmzip.training.train import Run, data_split, validate, validation_bank, validation_crops
 
 #: Points of the learning curve: up to half a million pixels, more than the validation images have.
 CURVE_POINTS = 28
@@ -87,7 +87,7 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
 
 def gray_bank(bank: Bank) -> Bank:
     """The same crops as gray images."""
-    copy = Bank(bank.slots, bank.slots, bank.mean, bank.std)
+    copy = Bank(bank.slots, bank.slots, bank.mean, bank.std, bank.crop)
     for slot in range(bank.slots):
         h, w = bank.shape[slot, 0]
         size = bank.sizes[0]
@@ -99,13 +99,13 @@ def gray_bank(bank: Bank) -> Bank:
     return copy
 
 
-def file_sizes(path: Path, images: list[Path]) -> tuple[dict[str, float], np.ndarray]:
+def file_sizes(path: Path, images: list[np.ndarray]) -> tuple[dict[str, float], np.ndarray]:
     """(bits per sub-pixel of real files, header included, with learning and with frozen heads; the learning curve)."""
     loaded, chosen = model.load(path), network.backend()
     gains: list[Gain] = []
     learned = frozen = values = 0
-    for name in images:
-        planes = to_planes(read_rgb(name))
+    for image in images:
+        planes = to_planes(image)
         learned += 8 * len(pack(codec.encode(planes, loaded, chosen, gains=gains)))
         frozen += 8 * len(pack(codec.encode(planes, loaded, chosen, learn=False)))
         values += planes.size
@@ -140,18 +140,21 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
     How the heads learn is measured on ``crops`` augmented crops of the training images.
 
     The loss tables and the card's figures are measured on the run's validation images: float and quantised ideal code
-    length of random pixels, and the size of real files of the first ``images`` of them.
+    length of random pixels, and the size of real files of the first ``images`` of them, or as many thumbnails if the
+    run is for these.
     """
     config = run.config
-    held_out = data_split(config)[1]
-    held_out = [name for name in held_out if name.parent.name not in SHEETS] or held_out
-    bank = validation_bank(held_out, run.mean, run.std)
+    training, held_out = data_split(config)
+    if not config.thumbnails:
+        held_out = [source for source in held_out if not is_sheet(source)] or held_out
+    found = validation_crops(held_out, config.crops)
+    bank = validation_bank(found, run.mean, run.std, config.crop)
     parameters = sum(p.numel() for p in run.average.parameters())
     card: dict[str, Any] = {
         "data": {
             "about": config.about,
             "folders": [Path(d).name for d in config.data],
-            "validation_images": len(held_out),
+            "validation_crops": len(found),
         },
         "recipe": {k: v for k, v in asdict(config).items() if k not in ("data", "name", "about")},
         "parameters": parameters,
@@ -163,12 +166,14 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
     }
     loss = {3: loss_table(run.average, bank, 3, samples), 1: loss_table(run.average, gray_bank(bank), 1, samples)}
     model.save(path, config.name, integer_tensors(run.average), loss, run.mean, run.std, card)
-    training = crop_stream(data_split(config)[0], config.seed, config.workers)
-    teach(path, (planes for planes, _ in itertools.islice(training, crops)), held_out[:images])
+    stream = crop_stream(training, config.seed, config.workers, config.crops)
+    if not config.thumbnails:
+        found = list(itertools.islice(stream_images(held_out, held_out=True), images))
+    teach(path, (planes for planes, _ in itertools.islice(stream, crops)), found[:images])
     return model.load(path).card
 
 
-def teach(path: Path, crops: Iterable[np.ndarray], images: list[Path]) -> None:
+def teach(path: Path, crops: Iterable[np.ndarray], images: list[np.ndarray]) -> None:
     """Add to a model file how its heads learn (basis.py), and its learning curve and file sizes on some images.
 
     crops: planes of training images, uint8 [3, height, width] each.

@@ -1,70 +1,97 @@
-"""Training images: finding, reading, splitting and tiling them."""
+"""Training images: finding, reading, splitting and tiling them.
+
+A *source* is a file or a URL that fsspec can open: an image, a sheet of images, or a shard, which is a tar archive of
+images as WebDataset makes them. Shards are read from front to back, so they may be of any size and anywhere.
+"""
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import fsspec
 import numpy as np
 from PIL import Image
 
 from ardmzip.errors import ImageError
 
+SHARD = ".tar"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".jxl"})
 SHEETS = {"div2k-crops": 128}
 """Folders whose files are sheets of independent square crops, and the side of a crop."""
+ROWS = {"cifar10": 32}
+"""Folders each row of whose files holds the pixels of a square image in raster order, and the side of an image."""
 
 
-def list_images(folders: Sequence[Path]) -> list[Path]:
-    """All image files below ``folders`` (a folder may also be a single file), sorted, each once."""
-    found: set[Path] = set()
-    for folder in map(Path, folders):
-        if not folder.exists():
-            raise ImageError(f"{folder}: no such file or folder")
-        candidates = [folder] if folder.is_file() else folder.rglob("*")
-        found.update(path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
+def list_images(places: Sequence[str | Path]) -> list[str]:
+    """All images and shards in ``places``, sorted, each once. A place is a folder, a file or a pattern (``*.tar``)."""
+    found: set[str] = set()
+    for place in map(str, places):
+        try:
+            system, path = fsspec.core.url_to_fs(place)
+            candidates = system.glob(path) if "*" in path else system.find(path)
+        except (OSError, ValueError, ImportError) as error:
+            raise ImageError(f"{place}: {error}") from error
+        if not candidates:
+            raise ImageError(f"{place}: no such file or folder, or an empty one")
+        if isinstance(system, fsspec.implementations.local.LocalFileSystem):
+            names = [str(Path(name)) for name in candidates]
+        else:
+            names = [system.unstrip_protocol(name) for name in candidates]
+        found.update(name for name in names if PurePath(name).suffix.lower() in SUFFIXES | {SHARD})
     return sorted(found)
 
 
-def read_rgb(path: Path) -> np.ndarray:
+def read_rgb(source: str | Path) -> np.ndarray:
     """Read an 8-bit gray or RGB image as contiguous ``uint8[H, W, 3]``; anything else is an ``ImageError``."""
-    path = Path(path)
-    pixels = _read_jxl(path) if path.suffix.lower() == ".jxl" else _read_pil(path)
+    try:
+        with fsspec.open(str(source), "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ImageError(f"{source}: {error}") from error
+    return decode_rgb(data, str(source))
+
+
+def decode_rgb(data: bytes, name: str) -> np.ndarray:
+    """The same for the bytes of a file called ``name``."""
+    pixels = _decode_jxl(data, name) if name.lower().endswith(".jxl") else _decode_pil(data, name)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-        raise ImageError(f"{path}: not an 8-bit gray or RGB image ({pixels.dtype}, shape {pixels.shape})")
+        raise ImageError(f"{name}: not an 8-bit gray or RGB image ({pixels.dtype}, shape {pixels.shape})")
     return np.ascontiguousarray(pixels)
 
 
-def _read_pil(path: Path) -> np.ndarray:
+def _decode_pil(data: bytes, name: str) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             # PIL cuts 16-bit RGB down to 8 bits without a word; only the raw mode of its tiles tells.
             deep = any("16" in str(tile[3]) for tile in image.tile)
             if image.mode not in ("L", "RGB") or deep or "transparency" in image.info:
-                raise ImageError(f"{path}: not an 8-bit gray or RGB image (mode {image.mode}{', 16 bits' * deep})")
+                raise ImageError(f"{name}: not an 8-bit gray or RGB image (mode {image.mode}{', 16 bits' * deep})")
             return np.array(image)
     except ImageError:
         raise
     except Exception as error:  # PIL's plugins raise nearly anything on damaged files
-        raise ImageError(f"{path}: cannot be read: {error}") from error
+        raise ImageError(f"{name}: cannot be read: {error}") from error
 
 
-def _read_jxl(path: Path) -> np.ndarray:
+def _decode_jxl(data: bytes, name: str) -> np.ndarray:
     try:
         from imagecodecs import jpegxl_decode
     except ImportError as error:
-        raise ImageError(f"{path}: reading JPEG XL needs imagecodecs (pip install 'ardmzip[train]')") from error
+        raise ImageError(f"{name}: reading JPEG XL needs imagecodecs (pip install 'ardmzip[train]')") from error
     try:
-        return np.asarray(jpegxl_decode(path.read_bytes()))
+        return np.asarray(jpegxl_decode(data))
     except Exception as error:  # OSError, or imagecodecs' own RuntimeErrors
-        raise ImageError(f"{path}: cannot be read: {error}") from error
+        raise ImageError(f"{name}: cannot be read: {error}") from error
 
 
 def tiles(image: np.ndarray, size: int = 128) -> list[np.ndarray]:
@@ -77,29 +104,40 @@ def tiles(image: np.ndarray, size: int = 128) -> list[np.ndarray]:
     ]
 
 
-def load_images(paths: Sequence[Path], threads: int = 2, max_bytes: int | None = None) -> list[np.ndarray]:
-    """Read ``paths`` in order as ``uint8[H, W, 3]``; sheets (``SHEETS``) come as their tiles.
-
-    With ``max_bytes`` it stops before the first file that would exceed it, so shuffle ``paths`` first.
-    """
-    images: list[np.ndarray] = []
-    total = 0
-    for path, image in zip(paths, _read_ahead(paths, max(1, threads)), strict=True):
-        if max_bytes is not None and total + image.nbytes > max_bytes:
-            break
-        total += image.nbytes
-        side = SHEETS.get(Path(path).parent.name)
-        images.extend([image] if side is None else tiles(image, side))
-    return images
+def is_sheet(source: str) -> bool:
+    """Whether a source holds many independent small images."""
+    return PurePath(source).parent.name in SHEETS | ROWS
 
 
-def _read_ahead(paths: Sequence[Path], threads: int) -> Iterator[np.ndarray]:
+def parts(source: str, image: np.ndarray) -> list[np.ndarray]:
+    """The independent images that an image file holds."""
+    folder = PurePath(source).parent.name
+    if folder in SHEETS:
+        return tiles(image, SHEETS[folder])
+    if folder in ROWS:
+        return list(image.reshape(-1, ROWS[folder], ROWS[folder], 3))
+    return [image]
+
+
+def _chosen(source: str, image: np.ndarray, held_out: bool) -> list[np.ndarray]:
+    """The image of a file; of a sheet the parts that are held out, or the others."""
+    found = parts(source, image)
+    return [part for i, part in enumerate(found) if (i % HELD_OUT == 0) == held_out] if is_sheet(source) else found
+
+
+def load_images(sources: Sequence[str], threads: int = 2) -> list[np.ndarray]:
+    """The training images of image files, in order, as ``uint8[H, W, 3]``; sheets come as their parts."""
+    images = zip(sources, _read_ahead(sources, threads), strict=True)
+    return [part for source, image in images for part in _chosen(source, image, held_out=False)]
+
+
+def _read_ahead(sources: Sequence[str], threads: int) -> Iterator[np.ndarray]:
     """Images in order, with at most ``2 * threads`` read ahead."""
     pending: deque[Future[np.ndarray]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for path in paths:
-            pending.append(pool.submit(read_rgb, path))
+        for source in sources:
+            pending.append(pool.submit(read_rgb, source))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         while pending:
@@ -108,19 +146,46 @@ def _read_ahead(paths: Sequence[Path], threads: int) -> Iterator[np.ndarray]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def split(paths: Sequence[Path], every: int = 25) -> tuple[list[Path], list[Path]]:
-    """Fixed (train, validation) split: about one file in ``every``, chosen by a hash of its name.
+def stream_images(sources: Sequence[str], held_out: bool) -> Iterator[np.ndarray]:
+    """The images of files, sheets and shards, one after the other; of sheets and shards those that are ``held_out``, or
+    the others."""
+    for source in sources:
+        if not is_shard(source):
+            yield from _chosen(source, read_rgb(source), held_out)
+            continue
+        try:
+            with fsspec.open(source, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as shard:
+                for member in shard:
+                    image = PurePath(member.name).suffix.lower() in SUFFIXES
+                    if member.isfile() and image and (_crc(member.name) % HELD_OUT == 0) == held_out:
+                        yield decode_rgb(shard.extractfile(member).read(), f"{source}: {member.name}")  # type: ignore[union-attr]
+        except (tarfile.TarError, OSError) as error:
+            raise ImageError(f"{source}: cannot be read: {error}") from error
 
-    Two or more paths give at least one of each; a single path goes to train.
+
+def is_shard(source: str) -> bool:
+    """Whether a source is a tar archive of images."""
+    return PurePath(source).suffix.lower() == SHARD
+
+
+#: One image in so many is held out of training.
+HELD_OUT = 25
+
+
+def split(sources: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Fixed (train, validation) split: about one file in HELD_OUT, chosen by a hash of its name.
+
+    Two or more files give at least one of each; a single one goes to train. Sheets and shards are in both lists:
+    stream_images splits what they hold.
     """
-    if every < 2:
-        raise ValueError("every must be at least 2")
-    ranked = sorted(paths, key=lambda path: (_crc(path) % every != 0, _crc(path), str(path)))
-    count = sum(_crc(path) % every == 0 for path in paths)
+    mixed = [source for source in sources if is_shard(source) or is_sheet(source)]
+    files = [source for source in sources if source not in mixed]
+    ranked = sorted(files, key=lambda source: (_crc(source) % HELD_OUT != 0, _crc(source), source))
+    count = sum(_crc(source) % HELD_OUT == 0 for source in files)
     count = min(max(count, 1), len(ranked) - 1) if len(ranked) > 1 else 0
     held_out = set(ranked[:count])
-    return [path for path in paths if path not in held_out], [path for path in paths if path in held_out]
+    return [s for s in files if s not in held_out] + mixed, [s for s in files if s in held_out] + mixed
 
 
-def _crc(path: Path) -> int:
-    return zlib.crc32(Path(path).name.encode())
+def _crc(source: str) -> int:
+    return zlib.crc32(PurePath(source).name.encode())

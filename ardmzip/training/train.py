@@ -2,27 +2,37 @@
 
 The length of a run is a time budget: the learning rate falls linearly with the share of it that is used up, so a run
 may be stopped and resumed at will, on a slower or a faster machine.
+
+Several processes, one for each GPU, train together where torchrun starts them. The data and every step's samples come
+in ``parts``, each process takes some of the parts, and gradients are averaged: so the result does not depend on how
+many processes there are, but for rounding.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
+import itertools
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
 
 from ardmzip import features, sideinfo
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
 from ardmzip.training.augment import random_crop
-from ardmzip.training.data import CROP, Bank, crop_stream, load_sources
-from ardmzip.training.images import list_images, split
+from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
+from ardmzip.training.images import list_images, split, stream_images
 from ardmzip.training.net import Network, code_length
 
 if sys.version_info >= (3, 11):
@@ -36,6 +46,7 @@ class TrainConfig:
     """One training run. Unknown keys in the TOML file are an error."""
 
     name: str
+    #: Images: folders, files, URLs or patterns of any file system that fsspec knows; tar shards as WebDataset has them.
     data: list[str]
     #: What the data is and under which licences, for the model card.
     about: str = ""
@@ -57,14 +68,30 @@ class TrainConfig:
     gray: float = 0.08
     #: Share of the crops without side information: small images carry none.
     bare: float = 0.1
+    #: Weights to start from: the checkpoint of another run, of a network of the same size.
+    start: str = ""
+    #: How crops are cut (data.CropConfig): side, share of thumbnails, images in memory.
+    crop: int = 256
+    thumbnails: float = 0.0
+    memory: int = 4000
+    #: Crops in memory.
     slots: int = 800
     #: One fresh crop for so many samples: each crop gives about a twentieth of its sub-pixels.
     samples_per_crop: int = 8000
     #: Weight averaging: decay per step.
     average: float = 0.9995
     seed: int = 1
+    #: Parts of the data and of every step's samples: at least as many as there are processes.
+    parts: int = 1
+    #: ``auto``, ``cpu`` or ``cuda``; and ``32-true`` or ``bf16-mixed``.
+    accelerator: str = "auto"
+    precision: str = "32-true"
     workers: int = 1
     threads: int = 0
+
+    @property
+    def crops(self) -> CropConfig:
+        return CropConfig(self.crop, self.thumbnails, memory=self.memory)
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -75,32 +102,58 @@ class TrainConfig:
             raise ArdmError(f"{path}: {error}") from error
 
 
-def validation_bank(paths: list[Path], mean: np.ndarray, std: np.ndarray) -> Bank:
-    """Unaugmented crops of the held-out images, four of each photograph at fixed random places."""
+#: Held-out images to look at: so many are enough.
+VALIDATION_IMAGES = 1000
+
+
+def validation_crops(sources: list[str], config: CropConfig) -> list[np.ndarray]:
+    """Unaugmented crops of the held-out images: four of each photograph at fixed random places, of which as many are
+    thumbnails as in training."""
     rng = np.random.default_rng(0)
-    images, _ = load_sources(paths)
-    crops = [random_crop(image, CROP, rng) for image in images for _ in range(4 if min(image.shape[:2]) >= CROP else 1)]
-    bank = Bank(len(crops), 0, mean, std)
+    crops = []
+    for image in itertools.islice(stream_images(sources, held_out=True), VALIDATION_IMAGES):
+        for _ in range(4 if min(image.shape[:2]) >= config.size else 1):
+            small = thumbnail(image, rng, config.small) if rng.random() < config.thumbnails else image
+            crops.append(random_crop(small, config.size, rng))
+    return crops
+
+
+def validation_bank(crops: list[np.ndarray], mean: np.ndarray, std: np.ndarray, size: int) -> Bank:
+    """A bank of such crops."""
+    bank = Bank(len(crops), 0, mean, std, size)
     for slot, crop in enumerate(crops):
         planes = to_planes(crop)
         bank.put(slot, planes, sideinfo.measure(planes))
     return bank
 
 
+#: Experts from this one on are those of the coarser levels.
+COARSE = features.EXPERTS // features.GROUPS
+
+
+def share(expert: int) -> float:
+    """The share of an expert's pixels in an image, experts of a group being alike."""
+    return (0.75 if expert < COARSE else 0.25) / COARSE
+
+
 @torch.no_grad()
 def validate(net: Network, bank: Bank, quantise: bool, samples: int = 8000) -> float:
     """Bits per sub-pixel on fixed random pixels of the validation bank, experts weighted by their share of pixels."""
     rng = np.random.default_rng(5)
+    device = next(net.parameters()).device
     total = 0.0
     for e, expert in enumerate(net.experts):
-        s = bank.sample(e, samples, rng)
+        s = bank.sample(e, samples, rng).to(device)
         bits = code_length(expert(s.x.float() / 32, quantise), s.target, s.centre, s.scale)
-        if e < features.EXPERTS // features.GROUPS:
-            total += 0.75 / 9 * float(bits.mean())
-        else:
-            share = torch.from_numpy(4.0**-s.level / 2.0**-s.level)  # drawn with 2**-level, present with 4**-level
-            total += 0.25 / 9 * float((bits * share).sum() / share.sum())
+        weight = torch.ones(len(bits), device=device)
+        if e >= COARSE:
+            weight = torch.from_numpy(2.0**-s.level).to(device)  # drawn with 2**-level, present with 4**-level
+        total += share(e) * float((bits * weight).sum() / weight.sum())
     return total
+
+
+#: Numbers of a run over time, in log.csv and TensorBoard; log.jsonl has all there is to tell.
+COLUMNS = ("step", "minutes", "samples", "loss", "rate", "validation", "quantised")
 
 
 class Run:
@@ -119,8 +172,19 @@ class Run:
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
+        if config.start:
+            state = torch.load(config.start, weights_only=True)["average"]
+            self.net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+            self.average.load_state_dict(self.net.state_dict())
         self.seconds, self.step, self.samples = 0.0, 0, 0
         self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
+        self.tensorboard: TensorBoardLogger | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move networks and the optimiser's state to a device."""
+        self.net.to(device)
+        self.average.to(device)
+        self.optimiser.load_state_dict(self.optimiser.state_dict())  # follows its parameters
 
     @property
     def finished(self) -> bool:
@@ -152,10 +216,18 @@ class Run:
         self.mean, self.std = np.array(state["mean"]), np.array(state["std"])
 
     def log(self, **values: object) -> None:
+        """Add a line to the logs of the run."""
         line = {"minutes": round(self.seconds / 60, 2), "step": self.step, "samples": self.samples, **values}
         with open(self.folder / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
+        numbers: dict[str, Any] = {name: value for name, value in line.items() if name in COLUMNS}
+        path = self.folder / "log.csv"
+        rows = [COLUMNS] * (not path.exists()) + [[numbers.get(name, "") for name in COLUMNS]]
+        with open(path, "a", newline="") as file:
+            csv.writer(file).writerows(rows)
+        if self.tensorboard:
+            self.tensorboard.log_metrics({name: float(value) for name, value in numbers.items()}, self.step)
 
 
 def resume(config: TrainConfig, folder: Path) -> Run:
@@ -167,45 +239,114 @@ def resume(config: TrainConfig, folder: Path) -> Run:
     return run
 
 
-def data_split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files of a run: a fixed split by name."""
-    paths = list_images([Path(d) for d in config.data])
-    if len(paths) < 2:
-        raise ArdmError(f"training needs at least two images, {', '.join(config.data)} has {len(paths)}")
-    return split(paths, 25)
+def data_split(config: TrainConfig) -> tuple[list[str], list[str]]:
+    """(training, validation) sources of a run: a fixed split by name."""
+    sources = list_images(config.data)
+    training, held_out = split(sources)
+    if not held_out:
+        raise ArdmError(f"training needs at least two images, {', '.join(config.data)} has {len(sources)}")
+    return training, held_out
 
 
-def train(config: TrainConfig, folder: Path, stop_after: float | None = None) -> Run:
+class Part:
+    """One part of the data: a bank of crops that is renewed as its samples are used."""
+
+    def __init__(self, config: TrainConfig, index: int, step: int, sources: list[str]) -> None:
+        self._config, self._index = config, index
+        self._stream = crop_stream(sources, config.seed + 1000 * index + step, config.workers, config.crops)
+        self._rng = np.random.default_rng([config.seed, step, index])
+        self._pending = 0.0
+        self._slots = max(1, config.slots // config.parts)
+        self._first = [next(self._stream) for _ in range(self._slots)]
+        self.statistics = np.stack([stats for _, stats in self._first])
+
+    def fill(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Make the bank. mean, std: of the statistics that are sent as side information."""
+        self._bank = Bank(self._slots, round(self._slots * self._config.gray), mean, std, self._config.crop)
+        for slot, (planes, stats) in enumerate(self._first):
+            self._put(slot, planes, stats)
+        del self._first
+
+    def _put(self, slot: int, planes: np.ndarray, stats: np.ndarray) -> None:
+        self._bank.put(slot, planes, stats, with_side=self._rng.random() >= self._config.bare)
+
+    def draw(self, expert: int, step: int) -> Samples:
+        """This part's samples of a step for an expert."""
+        config = self._config
+        batch = config.batch[0 if expert < COARSE else 1] // config.parts
+        rng = np.random.default_rng([config.seed, step, expert, self._index])
+        return self._bank.sample(expert, max(batch, 1), rng, config.masked)
+
+    def renew(self, samples: int) -> None:
+        """Replace as many crops as so many samples have used up."""
+        self._pending += samples
+        while self._pending >= self._config.samples_per_crop:
+            self._pending -= self._config.samples_per_crop
+            self._put(int(self._rng.integers(self._slots)), *next(self._stream))
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    """The engine: it knows of the processes that torchrun has started, of devices and of mixed precision."""
+    if config.precision not in ("32-true", "bf16-mixed"):
+        raise ArdmError(f"unknown precision: {config.precision}; use 32-true or bf16-mixed")
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > config.parts or config.parts % world:
+        raise ArdmError(f"{config.parts} part(s) cannot be shared by {world} processes: set parts in the configuration")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=config.accelerator, devices=local, num_nodes=world // local, precision=config.precision,  # type: ignore[arg-type]
+        strategy="ddp" if world > 1 else "auto",
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def _tensorboard(folder: Path) -> TensorBoardLogger | None:
+    """A writer of TensorBoard's files, where that is installed."""
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        return None
+
+
+def train(config: TrainConfig, folder: Path, stop_after: float | None = None, steps: int | None = None) -> Run:
     """Train, or go on with, the run in ``folder``.
 
-    ``stop_after``: minutes of wall time after which to checkpoint and return even though the budget is not used up.
+    ``stop_after``, ``steps``: minutes and steps after which to checkpoint and return before the budget is used up.
     """
     run = resume(config, folder)
     if run.finished:
         return run
+    fabric = _fabric(config)
+    main, device = fabric.is_global_zero, fabric.device
     training, held_out = data_split(config)
-    stream = crop_stream(training, config.seed + run.step, config.workers)
-    rng = np.random.default_rng([config.seed, run.step])
-    first = [next(stream) for _ in range(config.slots)]
+    parts = [
+        Part(config, index, run.step, training)
+        for index in range(fabric.global_rank, config.parts, fabric.world_size)
+    ]  # fmt: skip
     if run.step == 0:
-        stats = np.stack([s for _, s in first])
-        run.mean, run.std = stats.mean(0), stats.std(0) + 1e-3
-    bank = Bank(config.slots, round(config.slots * config.gray), run.mean, run.std)
-    for slot in range(config.slots):
-        bank.put(slot, *first[slot], with_side=rng.random() >= config.bare)
-    validation = validation_bank(held_out, run.mean, run.std)
+        moments = np.stack([(p.statistics.mean(0), (p.statistics**2).mean(0)) for p in parts]).mean(0)
+        first, second = torch.as_tensor(fabric.all_reduce(torch.from_numpy(moments), reduce_op="mean")).numpy(
+            force=True
+        )
+        run.mean, run.std = first, np.sqrt(np.maximum(second - first**2, 0)) + 1e-3
+    for part in parts:
+        part.fill(run.mean, run.std)
+    validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
+    run.to(device)
     # experts are independent, so each thread trains whole experts: no waiting inside an operation
-    threads = config.threads or torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
-    run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
+    pool = ThreadPoolExecutor(config.threads or threads)
+    if main:
+        run.tensorboard = _tensorboard(folder)
+        run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
 
     budget = config.minutes * 60
-    started = mark = time.monotonic()
-    saved = logged = validated = run.seconds
+    mark = time.monotonic()
+    began = saved = logged = validated = run.seconds
+    last = None if steps is None else run.step + steps
     losses: list[float] = []
-    pending = 0.0
-    coarse = features.EXPERTS // features.GROUPS
     while not run.finished:
         left = 1 - run.seconds / budget
         rate = config.learning_rate * left * min(1.0, (run.step + 1) / 500)
@@ -214,45 +355,71 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None) ->
         quantise = left <= config.quantised_share
         run.optimiser.zero_grad(set_to_none=True)
 
-        def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, int]:
-            draw = np.random.default_rng([config.seed, step, e])
-            s = bank.sample(e, config.batch[0 if e < coarse else 1], draw, config.masked)
-            bits = code_length(run.net.experts[e](s.x.float() / 32, quantise), s.target, s.centre, s.scale).mean()
-            bits.backward()
-            return float(bits.detach()), len(s.target)
+        def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, list[int]]:
+            bits, counts = 0.0, []
+            for part in parts:
+                s = part.draw(e, step).to(device)
+                with fabric.autocast():
+                    outputs = run.net.experts[e](s.x.float() / 32, quantise)
+                loss = code_length(outputs.float(), s.target, s.centre, s.scale).mean() / len(parts)
+                loss.backward()
+                bits += float(loss.detach())
+                counts.append(len(s.target))
+            return bits, counts
 
         results = list(pool.map(backward, range(features.EXPERTS)))
-        loss_sum = sum(bits * (0.75 if e < coarse else 0.25) / coarse for e, (bits, _) in enumerate(results))
-        count = sum(n for _, n in results)
-        run.samples += count
-        pending += count
+        counts = np.array([counts for _, counts in results]).sum(0)
+        for part, count in zip(parts, counts, strict=True):
+            part.renew(int(count))
+        now = time.monotonic()
+        seconds = run.seconds + min(now - mark, 5.0)  # a suspended process does not use up its budget
+        mark = now
+        loss_sum = sum(bits * share(e) for e, (bits, _) in enumerate(results))
+        # all processes must agree on the time as well
+        run.seconds, mean_loss, count = _mean(fabric, run.net, (seconds, loss_sum, float(counts.sum())))
+        run.samples += round(count * fabric.world_size)
         run.optimiser.step()
         run.step += 1
-        losses.append(loss_sum)
+        losses.append(mean_loss)
         with torch.no_grad():
             weight = 1 - min(config.average, 1 - 1 / (run.step + 1))
             torch._foreach_lerp_(list(run.average.parameters()), list(run.net.parameters()), weight)
-        while pending >= config.samples_per_crop:
-            pending -= config.samples_per_crop
-            bank.put(int(rng.integers(config.slots)), *next(stream), with_side=rng.random() >= config.bare)
 
-        now = time.monotonic()
-        run.seconds += min(now - mark, 5.0)  # a suspended process does not use up its budget
-        mark = now
-        if run.seconds - logged > 30:
+        stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
+        if main and run.seconds - logged > 30:
             run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
             losses, logged = [], run.seconds
-        if run.seconds - saved > 180:
+        if main and run.seconds - saved > 180:
             run.save()
             saved = run.seconds
-        if run.seconds - validated > 600:
+        if main and run.seconds - validated > 600:
             run.log(validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
             validated = run.seconds
-        if stop_after is not None and now - started > stop_after * 60:
+        if stopping:
             break
     pool.shutdown()
     torch.set_num_threads(threads)
-    run.save()
-    for quantise in (False, True):
-        run.log(event="end", validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
+    run.to(torch.device("cpu"))
+    if main:
+        run.save()
+        if losses:
+            run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
+        for quantise in (False, True):
+            run.log(event="end", validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
+    fabric.barrier()
     return run
+
+
+def _mean(fabric: Fabric, net: Network, numbers: tuple[float, ...]) -> list[float]:
+    """Average the gradients of a network over all processes, and some numbers, which are returned."""
+    if fabric.world_size == 1:
+        return list(numbers)
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    extra = torch.tensor(numbers, dtype=torch.float32, device=gradients[0].device)
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), extra])
+    flat = fabric.all_reduce(flat, reduce_op="mean")  # type: ignore[assignment]
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+    return flat[start:].tolist()

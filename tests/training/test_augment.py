@@ -1,4 +1,4 @@
-"""Tests of training/augment.py and training/images.py."""
+"""Tests of training/augment.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from ardmzip.errors import ImageError
 from ardmzip.training import augment as aug
-from ardmzip.training import images
 
 
 def picture(height: int = 128, width: int = 160, seed: int = 0) -> np.ndarray:
@@ -158,60 +155,3 @@ def test_speed():
     per_crop = (time.perf_counter() - start) * 10
     print(f"augment: {per_crop:.1f} ms per 256x256 crop")
     assert per_crop < 200  # far above the usual 2-5 ms, for slow test machines
-
-
-def test_read_list_and_load(tmp_path):
-    image = picture(40, 50)
-    (tmp_path / "a").mkdir()
-    Image.fromarray(image).save(tmp_path / "a" / "rgb.png")
-    Image.fromarray(image[:, :, 0]).save(tmp_path / "gray.PNG")
-    (tmp_path / "notes.txt").write_text("no image")
-    paths = images.list_images([tmp_path, tmp_path / "a"])
-    assert [path.name for path in paths] == ["rgb.png", "gray.PNG"]
-    rgb, gray = images.load_images(paths)
-    np.testing.assert_array_equal(rgb, image)
-    np.testing.assert_array_equal(gray, np.repeat(image[:, :, :1], 3, 2))
-    assert len(images.load_images(paths, max_bytes=image.nbytes)) == 1
-    assert images.load_images([]) == []
-    with pytest.raises(ImageError):
-        images.list_images([tmp_path / "missing"])
-
-
-def test_read_rejects_the_unusual(tmp_path):
-    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "alpha.png")
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    Image.new("P", (4, 4)).save(tmp_path / "palette.png")
-    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    (tmp_path / "damaged.jxl").write_bytes(b"\xff\x0arubbish")
-    for path in [*images.list_images([tmp_path]), tmp_path / "missing.png", tmp_path / "missing.jxl"]:
-        with pytest.raises(ImageError, match=path.name):
-            images.read_rgb(path)
-
-
-def test_jxl(tmp_path):
-    codecs = pytest.importorskip("imagecodecs")
-    for image in (picture(30, 20), picture(30, 20)[:, :, 0]):
-        (tmp_path / "x.jxl").write_bytes(codecs.jpegxl_encode(np.ascontiguousarray(image), lossless=True))
-        expected = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, 2)
-        np.testing.assert_array_equal(images.read_rgb(tmp_path / "x.jxl"), expected)
-
-
-def test_sheets_are_cut(tmp_path):
-    sheet = picture(256, 384)
-    (tmp_path / "div2k-crops").mkdir()
-    Image.fromarray(sheet).save(tmp_path / "div2k-crops" / "s.png")
-    loaded = images.load_images(images.list_images([tmp_path]))
-    assert [tile.shape for tile in loaded] == [(128, 128, 3)] * 6
-    np.testing.assert_array_equal(loaded[4], sheet[128:, 128:256])
-    assert len(images.tiles(picture(300, 140), 128)) == 2
-
-
-def test_split(tmp_path):
-    paths = [tmp_path / f"photo_{i:04}.png" for i in range(800)]
-    train, validation = images.split(paths)
-    assert 16 <= len(validation) <= 52
-    assert sorted(train + validation) == paths
-    assert set(images.split(paths[::-1])[1]) == set(validation)
-    assert images.split(paths[:1]) == (paths[:1], [])
-    assert all(len(part) >= 1 for n in range(2, 9) for part in images.split(paths[:n]))
-    assert all(len(part) >= 1 for part in images.split(paths[:2], every=2))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +22,10 @@ from ardmzip.errors import ArdmError
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
 from ardmzip.training.net import code_length
-from ardmzip.training.train import Run, TrainConfig, train, validate, validation_bank
+from ardmzip.training.train import Run, TrainConfig, train, validate, validation_bank, validation_crops
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent.parent
 
 
 def picture(seed: int, height: int = 280, width: int = 300) -> np.ndarray:
@@ -59,8 +64,8 @@ def runs(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bank(config, runs):
-    paths = sorted(Path(config.data[0]).iterdir())
-    return validation_bank(paths, runs[0].mean, runs[0].std)
+    paths = sorted(map(str, Path(config.data[0]).iterdir()))
+    return validation_bank(validation_crops(paths, config.crops), runs[0].mean, runs[0].std, config.crop)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +205,8 @@ def test_exported_file(config, runs, exported):
 def test_loss_table_of_small_images(config, runs, tmp_path):
     """Images that lack the coarsest levels, such as CIFAR's, must not leave holes in the table."""
     Image.fromarray(picture(0)[:32, :32]).save(tmp_path / "small.png")
-    small = validation_bank([tmp_path / "small.png"], runs[0].mean, runs[0].std)
+    crops = validation_crops([str(tmp_path / "small.png")], config.crops)
+    small = validation_bank(crops, runs[0].mean, runs[0].std, config.crop)
     table = exports.loss_table(runs[-1].average, small, 1, samples=5)
     assert np.isfinite(table[np.triu_indices(len(table))]).all()
 
@@ -233,7 +239,7 @@ def test_missing_config(tmp_path):
 
 
 def test_shipped_configs():
-    folder = Path(__file__).parent.parent.parent / "configs"
+    folder = ROOT / "configs"
     for path in folder.glob("*.toml"):
         assert TrainConfig.load(path).name == path.stem
 
@@ -245,3 +251,65 @@ def test_too_few_images(tmp_path, count):
     config = TrainConfig("few", [str(tmp_path)], hidden=[8], slots=2, minutes=0.01)
     with pytest.raises(ArdmError, match="image"):
         train(config, tmp_path / "run")
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from ardmzip.training.train import TrainConfig, train
+train(TrainConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), steps=6)
+"""
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    """torchrun on the CPU (gloo): the same losses and weights as one process with the same global batch."""
+    toml = tmp_path / "config.toml"
+    toml.write_text(
+        f'name = "two"\ndata = [{json.dumps(config.data[0])}]\nhidden = [16, 16]\ncomponents = 2\nminutes = 1e6\n'
+        'quantised_share = 0.0\nbatch = [120, 60]\nslots = 6\nparts = 2\nsamples_per_crop = 4000\naccelerator = "cpu"\n'
+    )
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER)
+    runs = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] * (processes > 1)
+        subprocess.run(
+            [sys.executable, *launch, str(program), str(toml), str(folder)],
+            check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        run = Run(TrainConfig.load(toml), folder)
+        run.load()
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        figures = [line[key] for line in lines for key in ("loss", "validation") if key in line]
+        runs.append((run, figures))
+    (one, figures), (two, others) = runs
+    assert one.step == two.step == 6
+    assert one.samples == two.samples
+    assert len(figures) == 3
+    assert figures == pytest.approx(others, abs=2e-4)
+    np.testing.assert_allclose(one.mean, two.mean, rtol=1e-6)
+    for p, q in zip(one.net.parameters(), two.net.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_need_parts(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ArdmError, match="1 part\\(s\\) cannot be shared by 3 processes"):
+        train(config, tmp_path)
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(ArdmError, match="unknown precision: 16"):
+        train(replace(config, precision="16"), tmp_path)
+
+
+def test_mixed_precision(config, tmp_path):
+    run = train(replace(config, precision="bf16-mixed"), tmp_path, steps=2)
+    assert run.step == 2
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in run.net.parameters())
+
+
+def test_starts_from_another_run(config, runs, tmp_path):
+    run = Run(replace(config, start=str(runs[-1].checkpoint)), tmp_path)
+    for p, q in zip(run.net.parameters(), runs[-1].average.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert run.step == 0
