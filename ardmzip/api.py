@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ardmzip.learning import Gain
 
-DEFAULT_MODEL = "photo"
+#: Let the encoder choose the model that suits the image.
+AUTO = "auto"
 
 
 #: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
@@ -26,7 +27,7 @@ TRIAL = 1 << 18
 def compress(
     image: Image.Image | np.ndarray,
     *,
-    model: str | Path = DEFAULT_MODEL,
+    model: str | Path = AUTO,
     steps: int | None = None,
     learn: bool = True,
     batches: int | None = None,
@@ -40,7 +41,8 @@ def compress(
 
     Args:
         image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
-        model: name of an installed model, or path of a model file.
+        model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
+            pixels is smallest.
         steps: budget of network calls; None takes as many as give the smallest file.
         learn: let the network's last layer learn from the image while coding it; False is faster. It is not used where
             it does not pay, which is found out for images of less than 2**18 sub-pixels and with ``steps`` or
@@ -67,7 +69,7 @@ def compress(
     """
     import numpy as np
 
-    from ardmzip import codec, network
+    from ardmzip import choice, codec, network
     from ardmzip import image as images
     from ardmzip import model as models
 
@@ -76,7 +78,9 @@ def compress(
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
     planes = images.to_planes(image)
-    loaded, chosen = models.load(model), network.backend(device, backend)
+    known = choice.candidates() if model == AUTO else [models.load(model)]
+    chosen = network.backend(device, backend)
+    loaded = choice.best_model(planes, known, chosen)
     share = 0.5 if verify else 1.0
     # the walk is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None

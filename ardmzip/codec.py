@@ -82,7 +82,7 @@ def _intervals(mix: Mixtures, values: np.ndarray, tables: Tables) -> tuple[np.nd
     return start, width
 
 
-def _bits(width: np.ndarray) -> float:
+def code_length(width: np.ndarray) -> float:
     """Code length of n values: width uint32 [2, n], as _intervals gives it."""
     return float(48.0 * width.shape[1] - np.log2(width).sum())
 
@@ -223,9 +223,9 @@ class EncodingCoder:
         start, width = distribution.intervals(values)
         self._intervals[atom].append((start, width))
         if self.gains is not None:
-            learned = frozen = _bits(width)
+            learned = frozen = code_length(width)
             if isinstance(distribution, LearnedDistribution) and distribution.seen:
-                frozen = _bits(distribution.frozen_intervals(values)[1])
+                frozen = code_length(distribution.frozen_intervals(values)[1])
             self._gains[atom].append(learning.Gain(atom.level, distribution.seen, len(values), frozen, learned))
         return values
 
@@ -298,19 +298,20 @@ class Pyramid:
         # the coarser array is contained in this one
         self._arrays.pop(atom.level + 1, None)
 
-    def offsets(self, atom: Atom, pixels: np.ndarray) -> tuple[np.ndarray, int]:
-        """Flat offsets int64 [n] of pixels of an atom (numbers in raster order) in its level array, and its stride."""
-        slices = self.order.lattice(atom.level, atom.kind)
-        _, columns = self.order.lattice_shape(atom.level, atom.kind)
-        row, column = np.divmod(pixels, columns)
-        stride = self.order.level_shape(atom.level)[1] + 2 * RADIUS
-        row = 2 * row + slices[0].start + RADIUS
-        return (row * stride + 2 * column + slices[1].start + RADIUS) * CHANNELS, stride
-
     def planes(self, channels: int) -> np.ndarray:
         """The complete image: uint8 [channels, height, width]."""
         self.array(0)
         return np.ascontiguousarray(self._inner(0)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
+
+
+def window_offsets(order: LatticeOrder, atom: Atom, pixels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Flat offsets int64 [n] of pixels of an atom (numbers in raster order) in its level array, and its stride."""
+    slices = order.lattice(atom.level, atom.kind)
+    _, columns = order.lattice_shape(atom.level, atom.kind)
+    row, column = np.divmod(pixels, columns)
+    stride = order.level_shape(atom.level)[1] + 2 * RADIUS
+    row = 2 * row + slices[0].start + RADIUS
+    return (row * stride + 2 * column + slices[1].start + RADIUS) * CHANNELS, stride
 
 
 class Predictor:
@@ -433,7 +434,7 @@ def _frozen_batches(atom: Atom, size: int, array: Any, pyramid: Pyramid, predict
     """Code an atom in raster order; yields (pixels, values)."""
     for first in range(0, size, BATCH):
         pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64)
-        at, stride = pyramid.offsets(atom, pixels)
+        at, stride = window_offsets(pyramid.order, atom, pixels)
         yield pixels, coder.batch(atom, pixels, predictor.distribution(atom, array, at, stride))
 
 
@@ -461,7 +462,7 @@ def _learned_batches(
 
     def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
         pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
-        return pixels, predictor.activations(atom, array, *pyramid.offsets(atom, pixels), blocks)
+        return pixels, predictor.activations(atom, array, *window_offsets(pyramid.order, atom, pixels), blocks)
 
     for chunk, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
         for start, end in pairwise(chunk):
@@ -612,6 +613,18 @@ def pixel_checksum(planes: np.ndarray) -> int:
     return zlib.crc32(interleaved(planes).tobytes())
 
 
+def side_information(planes: np.ndarray, model: Model) -> tuple[np.ndarray | None, tuple[int, int]]:
+    """(side information int8 [SIDE], or None for small images; lattice phase) of an image."""
+    height, width = planes.shape[1:]
+    if height * width < SIDE_INFO_PIXELS or min(height, width) < sideinfo.BLOCK:
+        return None, (0, 0)
+    stats = sideinfo.measure(planes)
+    phase = sideinfo.lattice_phase(stats)
+    if phase != (0, 0):
+        stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
+    return sideinfo.quantise(stats, model.side_mean, model.side_std), phase
+
+
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None) -> Container:  # fmt: skip
@@ -626,24 +639,20 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
-    side, phase = None, (0, 0)
-    if height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK:
-        stats = sideinfo.measure(planes)
-        phase = sideinfo.lattice_phase(stats)
-        if phase != (0, 0):
-            stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
-        side = sideinfo.quantise(stats, model.side_mean, model.side_std)
+    side, phase = side_information(planes, model)
     order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
-    plan = Plan(order, calls, learn and model.learns)
+    # an image whose atoms are all too small to teach is no different, but says what it is
+    teaches = order.sizes().max(initial=0) >= learning.MIN_ATOM
+    plan = Plan(order, calls, learn and model.learns and teaches)
     coder = EncodingCoder(planes, order, gains if plan.learning else None)
-    if batches is not None and not plan.learning:
+    if batches is not None and not (learn and model.learns):
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
         raise OptionError(f"model {model.name} has no learning curve to choose batches by")
-    if batches is not None and order.atoms:
+    if batches is not None and plan.learning:
         plan.batch_ends = best_batches(int(order.sizes().max()), model.learning_gain, batches).ends
     with Predictor(model, backend, side, chunk) as predictor:
         walk(plan, predictor, coder, progress)

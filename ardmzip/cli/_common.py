@@ -200,8 +200,8 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 model_option = click.option(
-    "-m", "--model", default="photo", show_default=True, metavar="MODEL",
-    help="Name of an installed model (see ardmzip models), or the path of a model file.",
+    "-m", "--model", default="auto", show_default=True, metavar="MODEL",
+    help="Name of an installed model (see ardmzip models), or path of a model file; auto tries which suits the image.",
 )  # fmt: skip
 decoding_model_option = click.option(
     "-m", "--model", metavar="MODEL",

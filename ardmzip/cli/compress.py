@@ -129,19 +129,22 @@ def _compress(job: Job, s: Settings) -> None:
 def _tell(
     job: Job, s: Settings, read: int, data: bytes, seconds: float, times: str, gains: list[Gain] | None
 ) -> None:  # fmt: skip
-    from ardmzip import model
+    from ardmzip import api, model
     from ardmzip.container import unpack
 
-    container, loaded = unpack(data), model.load(s.model)
-    name = loaded.name
+    container = unpack(data)
+    name = common.model_name(container.model_id) if s.model == api.AUTO else model.load(s.model).name
     report = common.Report(
         input=job.label if job.source else STREAM, output=job.output if job.target else STREAM, input_bytes=read,
         output_bytes=len(data), model=name, seconds=round(seconds, 3), **common.content(container, len(data)),
     )  # fmt: skip
+    head = common.head(container.learning)
+    if s.learn and not container.learning:
+        head += " (learning does not pay here)"
     details = (
         f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
         f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-        f"{common.head(container.learning)}, {common.backend_name(s.device, s.backend)}, {times}"
+        f"{head}, {common.backend_name(s.device, s.backend)}, {times}"
     )
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
 

@@ -67,7 +67,10 @@ The table names atoms by their number in coding order (docs/FORMAT.md, "Order");
 the three lattices of a level. "0-35" is one network call for the atoms 0 to 35. Every atom of level 0 has a learning
 head of its own; its batches are given by the pixels seen at their ends."""
 )
-@common.model_option
+@click.option(
+    "-m", "--model", default="photo", show_default=True, metavar="MODEL",
+    help="Name of an installed model (see ardmzip models), or the path of a model file.",
+)  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
     help="At most S network calls; by default one for every atom, as in compress.",

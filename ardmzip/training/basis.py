@@ -87,7 +87,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                 if size and atom.level < LEVELS:
                     expert = features.expert_index(atom.level, atom.kind, atom.channel)
                     head = heads[expert]
-                    at, stride = pyramid.offsets(atom, np.arange(size))
+                    at, stride = codec.window_offsets(order, atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
                     activations = predictor.activations(atom, array, at, stride, blocks)
                     batch = codec.LearnedDistribution(head, activations, predictor)

@@ -1,0 +1,71 @@
+"""The encoder's choice of a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ardmzip
+from ardmzip import choice, codec, model
+from ardmzip.container import unpack
+from ardmzip.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def worse(photo):
+    """A model that believes in wide distributions."""
+    tensors = dict(photo.tensors)
+    for name, array in photo.tensors.items():
+        if name.endswith("head.bias"):
+            k = len(array) // 3
+            tensors[name] = array + np.repeat([0, 0, 2 << 15], k).astype(np.int32)
+    return replace(photo, name="worse", id=model.model_id(tensors), tensors=tensors)
+
+
+def picture(height: int, width: int, channels: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    planes = [120 + 50 * np.sin(y / 7 + c) + 40 * np.cos(x / 9 - c) for c in range(channels)]
+    return np.stack(planes).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 2, 3), (7, 1, 3), (2, 2, 1), (32, 32, 3), (130, 110, 3), (40, 300, 1)]
+)
+def test_the_model_with_fewer_bits(photo, worse, cpu, shape):
+    planes = picture(*shape)
+    assert choice.best_model(planes, [photo], cpu) is photo
+    if planes[0].size > 1:
+        sampled = [choice.sampled_bits(planes, each, cpu) for each in (photo, worse)]
+        assert all(bits > 0 for bits in sampled)
+        better = (photo, worse)[int(np.argmin(sampled))]
+        assert choice.best_model(planes, [worse, photo], cpu) is better
+        assert shape[0] * shape[1] < 100 or better is photo
+    assert choice.best_model(planes, [replace(photo), photo], cpu) is not photo  # the first of equals
+
+
+def test_samples_take_as_many_bits_as_the_file(photo, cpu):
+    """Of all pixels of the first lattice of the finest level, as the coder codes them."""
+    planes = picture(30, 34, 3)
+    gains: list = []
+    codec.encode(planes, replace(photo), cpu, gains=gains)
+    spent = [gain.frozen for gain in gains if gain.level == 0]
+    first = sum(spent[: len(spent) // 3])
+    assert choice.sampled_bits(planes, photo, cpu) == pytest.approx(first, rel=1e-9)
+
+
+def test_candidates(monkeypatch):
+    assert [found.name for found in choice.candidates()] == [n for n in choice.CANDIDATES if n in model.available()]
+    monkeypatch.setattr(model, "available", dict)
+    with pytest.raises(ModelError, match="none of the models photo"):
+        choice.candidates()
+    with pytest.raises(ModelError, match="none of the models photo"):
+        ardmzip.compress(picture(2, 2, 1)[0])
+
+
+def test_the_library_takes_the_best(photo, worse, monkeypatch):
+    pixels = picture(40, 30, 1)[0]
+    monkeypatch.setattr(choice, "candidates", lambda: [worse, photo])
+    assert unpack(ardmzip.compress(pixels)).model_id == photo.id
+    assert ardmzip.compress(pixels) == ardmzip.compress(pixels, model="photo")
