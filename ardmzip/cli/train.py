@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ from ardmzip.errors import ArdmError
 Examples:
   ardmzip train configs/photo.toml                     trains in runs/photo
   ardmzip train configs/photo.toml --stop-after 30     half an hour now ...
-  ardmzip train configs/photo.toml                     ... and the rest later"""
+  ardmzip train configs/photo.toml                     ... and the rest later
+  torchrun --nproc-per-node 4 -m ardmzip train my.toml   on four GPUs; my.toml sets parts = 4"""
 )
 @click.argument("config", metavar="CONFIG")
 @click.option("--out", metavar="FOLDER", help="Folder of the run: checkpoint and log.  [default: runs/NAME]")
@@ -29,7 +31,8 @@ def train(config: str, out: str | None, stop_after: float | None) -> int:
 
     CONFIG is a TOML file (see configs/photo.toml): name, image folders, size of the network, time budget. The run
     saves a checkpoint every few minutes, so it can be interrupted and started again with the same command. When its
-    time budget is used up it writes FOLDER/NAME.safetensors, which -m takes. Needs pip install 'ardmzip[train]'.
+    time budget is used up it writes FOLDER/NAME.safetensors, which -m takes. FOLDER also has log.jsonl, log.csv and,
+    where tensorboard is installed, its files. Needs pip install 'ardmzip[train]'.
     """
     return common.exit_code(config, lambda: _train(Path(config), out, stop_after))
 
@@ -44,7 +47,7 @@ def _train(config: Path, out: str | None, stop_after: float | None) -> None:
         settings = TrainConfig.load(config)
         folder = Path(out) if out else Path("runs") / settings.name
         trained = run(settings, folder, stop_after)
-        if trained.finished:
+        if trained.finished and int(os.environ.get("RANK", 0)) == 0:
             path = folder / f"{settings.name}.safetensors"
             card = export(trained, path)
             click.echo(f"{path}: {json.dumps(card['validation'])}", err=True)
