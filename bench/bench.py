@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps-curve", action="store_true",
                         help="also: bits per sub-pixel against 5, 10, 20, 40 network calls and the best")  # fmt: skip
     parser.add_argument("--no-table", action="store_true", help="with --steps-curve: the curve only")
-    parser.add_argument("--model", default="photo", help="ardmzip's model, a name or a file (default photo)")
+    parser.add_argument("--model", default="auto", help="ardmzip's model, a name or a file (default auto)")
     parser.add_argument("--device", default="cpu", help="ardmzip's device; the other codecs know only the CPU")
     args = parser.parse_args(argv)
     if not args.folders and not args.cifar:

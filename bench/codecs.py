@@ -35,6 +35,7 @@ class MissingCodec(Exception):
 LABELS = {
     "ardmzip": "ardmzip",
     "ardmzip-frozen": "ardmzip --no-learn",
+    "ardmzip-fast": "ardmzip -m fast",
     "png": "PNG, optimised",
     "webp": "WebP lossless",
     "jpeg-ls": "JPEG-LS",
@@ -43,10 +44,10 @@ LABELS = {
 }
 
 
-def make(name: str, threads: int = 1, *, model: str = "photo", steps: int | None = None, device: str = "cpu") -> Codec:
+def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None = None, device: str = "cpu") -> Codec:
     """The codec called ``name`` (a key of LABELS) on ``threads`` threads. The keywords matter to ardmzip only."""
-    if name in ("ardmzip", "ardmzip-frozen"):
-        return _ardmzip(name, model, steps, device)
+    if name in ("ardmzip", "ardmzip-frozen", "ardmzip-fast"):
+        return _ardmzip(name, "fast" if name == "ardmzip-fast" else model, steps, device)
     if name == "png":
         return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_pillow)
     if name == "webp":
@@ -117,22 +118,23 @@ def _pillow(feature: str) -> str:
 def _ardmzip(name: str, model: str, steps: int | None, device: str) -> Codec:
     try:
         import ardmzip
-        from ardmzip.api import compress, decompress
+        from ardmzip.api import AUTO, compress, decompress
+        from ardmzip.choice import candidates
         from ardmzip.errors import ModelError
         from ardmzip.model import load
     except ImportError as error:
         raise MissingCodec(f"ardmzip cannot be imported: {error}") from error
     try:
-        loaded = load(model)
+        models = candidates() if model == AUTO else [load(model)]
     except ModelError as error:
         raise MissingCodec(str(error)) from error
     # verification is decoding, which is measured by itself
     return Codec(
         name,
         LABELS[name],
-        f"ardmzip {ardmzip.__version__}, model {loaded.name} ({loaded.id.hex()})",
-        partial(compress, model=model, steps=steps, learn=name == "ardmzip", device=device, verify=False),
-        lambda data: np.asarray(decompress(data, model=model, device=device)),
+        f"ardmzip {ardmzip.__version__}, model {' or '.join(f'{m.name} ({m.id.hex()})' for m in models)}",
+        partial(compress, model=model, steps=steps, learn=name != "ardmzip-frozen", device=device, verify=False),
+        lambda data: np.asarray(decompress(data, model=None if model == AUTO else model, device=device)),
     )
 
 

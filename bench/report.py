@@ -109,16 +109,22 @@ def _machine_line(about: Mapping[str, Any]) -> str:
     )
 
 
+#: Sets with more images than this are kept as totals; only failures are told one by one.
+MOST_IMAGES = 100
+
+
 def set_json(
     result: SetResult, summaries: Sequence[Summary], about: Mapping[str, Any], notes: Sequence[str]
 ) -> dict[str, Any]:
+    """Everything that was measured on a set."""
+    images = {m.image for m in result.measurements}
     return {
         "set": result.name,
         "machine": dict(about),
         "notes": list(notes),
         "codecs": {s.codec: asdict(s) for s in summaries},
         "skipped": result.skipped,
-        "images": [asdict(m) for m in result.measurements],
+        "images": [asdict(m) for m in result.measurements if len(images) <= MOST_IMAGES or m.error],
     }
 
 
