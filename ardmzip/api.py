@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,19 +86,23 @@ def compress(
     # the walk is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
     doubtful = planes.size < TRIAL or steps is not None or batches is not None
-    if doubtful and gains is None:
-        gains = []
-    container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=gains)
-    if doubtful and gains and sum(gain.learned - gain.frozen for gain in gains) > 0:
-        container = codec.encode(planes, loaded, chosen, steps, learn=False)
-        gains.clear()
+    found: list[Gain] | None = [] if doubtful or gains is not None else None
+    container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=found)
     data = pack(container)
+    if doubtful and found:
+        planned = len(data) - len(pack(replace(container, batch_ends=None)))
+        if 8 * planned + sum(gain.learned - gain.frozen for gain in found) > 0:
+            data, found = pack(codec.encode(planes, loaded, chosen, steps, learn=False)), []
+    if gains is not None and found:
+        gains.extend(found)
     if progress:
         progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
         if not np.array_equal(codec.decode(unpack(data), loaded, chosen, report), planes):
             raise ArdmError("verification failed: the compressed data does not decode to the image")
+    if progress:
+        progress(1.0)
     return data
 
 

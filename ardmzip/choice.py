@@ -12,6 +12,7 @@ from ardmzip.features import CHANNELS, KINDS, RADIUS, UNKNOWN
 from ardmzip.model import Model
 from ardmzip.network import Backend
 from ardmzip.order import Atom, LatticeOrder
+from ardmzip.predictor import Predictor, code_length, window_offsets
 
 #: Models to choose from, where they are installed. Of equals the first is taken; ``fast`` is for those who ask for it.
 CANDIDATES = ("photo", "thumb")
@@ -51,7 +52,8 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend) -> float:
     array = np.full((height + 2 * RADIUS, width + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
     array[RADIUS:-RADIUS, RADIUS:-RADIUS, :channels] = planes.transpose(1, 2, 0)
     bits = 0.0
-    with codec.Predictor(chosen, backend, side) as predictor:
+    with Predictor(chosen, backend, side) as predictor:
+        known = predictor.array(array)
         # images one pixel high or wide lack some lattices
         kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
         size = int(np.prod(order.lattice_shape(0, kind)))
@@ -59,8 +61,6 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend) -> float:
         for channel in range(channels):
             atom = Atom(0, kind, channel)
             values = planes[channel][order.lattice(0, kind)].ravel()[pixels]
-            distribution = predictor.distribution(
-                atom, predictor.array(array), *codec.window_offsets(order, atom, pixels)
-            )
-            bits += codec.code_length(distribution.intervals(values)[1])
+            distribution = predictor.distribution(atom, known, *window_offsets(order, atom, pixels))
+            bits += code_length(distribution.intervals(values)[1])
     return bits

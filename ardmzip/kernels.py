@@ -549,7 +549,7 @@ def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, ou
     ``window_features``, ``radius`` being the border of the level array; ``blocks`` as contexts.block_tables gives it.
     """
     for i in range(len(at)):
-        out[i, 0] = 8 * min(np.int32(cls[i]) >> 2, 7) + min(centre[i] >> 11, 7)
+        out[i, 0] = 8 * min(np.int32(cls[i]) >> 2, 7) + (centre[i] >> 11)
         a, b = np.int32(x[i, nearest[0]]), np.int32(x[i, nearest[1]])
         c, d = np.int32(x[i, nearest[2]]), np.int32(x[i, nearest[3]])
         slopes = 9 * _third(a - d) + 3 * _third(b - c) + _third(a + d - b - c)

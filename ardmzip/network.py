@@ -30,6 +30,8 @@ INPUT_MAX = 128
 HIDDEN = 256
 #: Most inputs of a head (learning.MAX_INPUTS).
 HEAD_INPUTS = 512
+#: Pixels of the largest batch that a head learns from by its own rule (learning.MAX_BATCH).
+LARGEST_BATCH = 4096
 #: Head weights are split as 128 * high + low, two int8 halves.
 HEAD_SPLIT = 7
 #: Head sums are in units of 2**-15 (activations 1/16, weights 2**-11); outputs in 1/256.
@@ -234,7 +236,7 @@ def _self_test(backend: Backend, sizes: tuple[tuple[int, int], ...]) -> None:
         return
     # heads, which are always on the CPU: their sums by pixel, and those of a learning one's gradient over the pixels
     inputs, outputs = sizes[-1]
-    for pixels in (1, 44, 2048):
+    for pixels in (1, 44, LARGEST_BATCH):
         x = torch.randint(-128, 128, (outputs, pixels), generator=generator, dtype=torch.int8)
         u = torch.randint(-128, 128, (pixels, inputs), generator=generator, dtype=torch.int8)
         x[0], x[1], u[:, 0], u[:, 1] = 127, -128, 127, -128

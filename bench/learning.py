@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from ardmzip import codec, model, network
     from ardmzip.image import to_planes
+    from ardmzip.predictor import Predictor
 
     loaded, backend = model.load(args.model), network.backend("cpu")
     sets = [images.first(args.limit) for images in folder_sets(args.folders)]
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         codec.decode(codec.encode(to_planes(images[0][:32, :32]), loaded, backend, learn=learn), loaded, backend)
     planes = to_planes(max(images, key=lambda image: image.size))
     trunk = Timer()
-    codec.Predictor.activations = trunk.wrap(codec.Predictor.activations)  # type: ignore[method-assign]
+    Predictor.activations = trunk.wrap(Predictor.activations)  # type: ignore[method-assign]
     seconds = {}
     for learn in (True, False):
         begin = time.perf_counter()

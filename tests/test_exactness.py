@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 import ardmzip
 from ardmzip import codec, model, network
 from ardmzip.container import pack, unpack
+from ardmzip.predictor import CHUNK, Predictor
 
 ROOT = Path(ardmzip.__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,7 +37,7 @@ def picture(channels: int) -> np.ndarray:
     return np.clip(128 + 60 * np.stack(waves) + rng.normal(0, 3, (channels, 64, 150)), 0, 255).astype(np.uint8)
 
 
-def encode(planes, backend, chunk=codec.CHUNK, **options) -> bytes:
+def encode(planes, backend, chunk=CHUNK, **options) -> bytes:
     return pack(codec.encode(planes, model.load("photo"), backend, chunk=chunk, **options))
 
 
@@ -137,7 +138,7 @@ def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, l
     coder = codec.EncodingCoder(planes, order)
     calls = (0, 5, 6, 20)
     ends = (1, 2, 5, 9) if learn else None
-    with codec.Predictor(photo, cpu, side) as predictor:
+    with Predictor(photo, cpu, side) as predictor:
         codec.walk(codec.Plan(order, calls, learn, ends), predictor, coder)
     container = codec.Container(
         width, height, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes),

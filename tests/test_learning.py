@@ -21,6 +21,7 @@ from ardmzip import codec, contexts, features, kernels, learning, network, sched
 from ardmzip.container import Container, pack, unpack
 from ardmzip.errors import FormatError, OptionError
 from ardmzip.model import Model, check, model_id
+from ardmzip.predictor import CHUNK, Activations, LearnedDistribution, Predictor
 
 BACKENDS = [(product, numba) for product in network.PRODUCTS for numba in (True, False)]
 BUILT = tables.build()
@@ -146,11 +147,11 @@ class Twins:
         """u: int [n, inputs]; compare frequencies, gradients and the state after the step."""
         n = len(u)
         places = self.some_contexts(n)
-        activations = codec.Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8), places)
+        activations = Activations(self.pad(u), centre.astype(np.int32), cls.astype(np.uint8), places)
         predictor = SimpleNamespace(table_arrays=self.tables, head_backend=self.backend)
-        distribution = codec.LearnedDistribution(self.head, activations, predictor)
+        distribution = LearnedDistribution(self.head, activations, predictor)
         start, width = distribution.intervals(values)
-        high_rows, low_rows = distribution.rows(None), distribution.rows((values >> 4).astype(np.int32))
+        high_rows, low_rows = distribution.rows(), distribution.rows((values >> 4).astype(np.int32))
 
         gradients = []
         for i in range(n):
@@ -431,7 +432,7 @@ def test_errors_while_atoms_are_coded_side_by_side(photo, cpu, count, monkeypatc
     with threads(count):
         with pytest.raises(KeyboardInterrupt):
             codec.encode(planes, photo, cpu, progress=refuse)
-        monkeypatch.setattr(codec.LearnedDistribution, "learn", refuse)
+        monkeypatch.setattr(LearnedDistribution, "learn", refuse)
         with pytest.raises(KeyboardInterrupt):
             codec.encode(planes, photo, cpu)
 
@@ -440,7 +441,7 @@ def coded(planes: np.ndarray, model: Model, backend: network.Backend, **options)
     return pack(codec.encode(planes, model, backend, **options))
 
 
-def decoded(file: bytes, model: Model, backend: network.Backend, chunk: int = codec.CHUNK) -> np.ndarray:
+def decoded(file: bytes, model: Model, backend: network.Backend, chunk: int = CHUNK) -> np.ndarray:
     return codec.decode(unpack(file), model, backend, chunk=chunk)
 
 
@@ -501,7 +502,7 @@ def walked(planes, model, backend, steps, ends) -> Container:
     plain = codec.encode(planes, model, backend, steps, learn=False)
     coder = codec.EncodingCoder(planes, plain.order)
     plan = codec.Plan(plain.order, plain.call_starts, True, ends)
-    with codec.Predictor(model, backend, None) as predictor:
+    with Predictor(model, backend, None) as predictor:
         codec.walk(plan, predictor, coder)
     container = replace(plain, learning=True, batch_ends=ends, segments=coder.encoder.finish())
     return unpack(pack(container))
@@ -728,6 +729,10 @@ def test_no_learning_where_it_does_not_pay(photo, cpu):
     gains: list[learning.Gain] = []
     assert ardmzip.compress(ramp) == ardmzip.compress(ramp, gains=gains) == frozen
     assert not gains
+    earlier = learning.Gain(0, 0, 1, 1e9, 0.0)  # of another image: it has no say
+    gains.append(earlier)
+    assert ardmzip.compress(ramp, gains=gains) == frozen
+    assert gains == [earlier]
     pixels = picture(1, 64, 64)[0]
     assert ardmzip.compress(pixels) == ardmzip.compress(pixels, gains=gains) != ardmzip.compress(pixels, learn=False)
     assert gains

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ardmzip import network
+from ardmzip import learning, network
 from ardmzip.errors import BackendError
 from ardmzip.network import Backend, Expert, Layer
 
@@ -111,6 +111,11 @@ def test_head_split(weight):
     assert ((low >= 0) & (low <= 127)).all()
     assert not halves[len(weight) : padded].any()
     assert not halves[padded + len(weight) :].any()
+
+
+def test_back_ends_are_tested_on_the_largest_heads():
+    assert network.HEAD_INPUTS == learning.MAX_INPUTS
+    assert network.LARGEST_BATCH == learning.MAX_BATCH
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS, ids=lambda backend: backend.name)

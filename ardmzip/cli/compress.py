@@ -140,7 +140,7 @@ def _tell(
     )  # fmt: skip
     head = common.head(container.learning)
     if s.learn and not container.learning:
-        head += " (learning does not pay here)"
+        head += " (learning is of no use here)"
     details = (
         f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
         f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "

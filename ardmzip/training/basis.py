@@ -20,6 +20,7 @@ from ardmzip import codec, features, learning, network, sideinfo
 from ardmzip.contexts import block_tables
 from ardmzip.model import Model
 from ardmzip.order import LatticeOrder
+from ardmzip.predictor import LearnedDistribution, Predictor, window_offsets
 
 #: Directions kept: 64 lost a sixth of the gain, 400 gained nothing (docs/LEARNING.md).
 DIRECTIONS = 128
@@ -81,16 +82,16 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         pyramid = codec.Pyramid(order, coder.base(3))
         blocks = block_tables(order.height, order.width)
-        with codec.Predictor(model, chosen, side) as predictor:
+        with Predictor(model, chosen, side) as predictor:
             for atom, size in zip(order.atoms, order.sizes(), strict=True):
                 values = coder.known(atom)
                 if size and atom.level < LEVELS:
                     expert = features.expert_index(atom.level, atom.kind, atom.channel)
                     head = heads[expert]
-                    at, stride = codec.window_offsets(order, atom, np.arange(size))
+                    at, stride = window_offsets(order, atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
                     activations = predictor.activations(atom, array, at, stride, blocks)
-                    batch = codec.LearnedDistribution(head, activations, predictor)
+                    batch = LearnedDistribution(head, activations, predictor)
                     halves = batch.gradient(values).float()
                     half, outputs = len(halves) // 2, len(head.start.bias)
                     g = (halves[:outputs] * (1 << network.HEAD_SPLIT) + halves[half : half + outputs]).t() / 1024

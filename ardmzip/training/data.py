@@ -37,7 +37,8 @@ class CropConfig:
     #: pixels; these are mostly left as they are then.
     thumbnails: float = 0.0
     small: tuple[int, int] = (32, 128)
-    #: Images kept in memory by each worker. Where there are more, they pass through it.
+    #: Files, or images of shards, kept in memory by each worker. Where there are more files, or any shards, the images
+    #: pass through it.
     memory: int = 4000
     #: Crops cut for every image that passes.
     crops_per_image: int = 4
@@ -46,7 +47,7 @@ class CropConfig:
 def image_pool(sources: list[str], rng: np.random.Generator, memory: int, every: int) -> Iterator[np.ndarray]:
     """Endless random images: all of them while they fit in memory, or those that pass through it.
 
-    The images of a sheet are drawn as often as a quarter of them were.
+    In memory, images of sheets are drawn a quarter as often as others; what passes comes once each time.
     """
     if not any(map(is_shard, sources)) and len(sources) <= memory:
         sheets = [source for source in sources if is_sheet(source)]

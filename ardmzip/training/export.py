@@ -143,6 +143,7 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
     length of random pixels, and the size of real files of the first ``images`` of them, or as many thumbnails if the
     run is for these.
     """
+    unfinished = path.with_suffix(f".part{model.SUFFIX}")
     config = run.config
     training, held_out = data_split(config)
     if not config.thumbnails:
@@ -165,11 +166,12 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
         },
     }
     loss = {3: loss_table(run.average, bank, 3, samples), 1: loss_table(run.average, gray_bank(bank), 1, samples)}
-    model.save(path, config.name, integer_tensors(run.average), loss, run.mean, run.std, card)
+    model.save(unfinished, config.name, integer_tensors(run.average), loss, run.mean, run.std, card)
     stream = crop_stream(training, config.seed, config.workers, config.crops)
     if not config.thumbnails:
         found = list(itertools.islice(stream_images(held_out, held_out=True), images))
-    teach(path, (planes for planes, _ in itertools.islice(stream, crops)), found[:images])
+    teach(unfinished, (planes for planes, _ in itertools.islice(stream, crops)), found[:images])
+    unfinished.replace(path)
     return model.load(path).card
 
 

@@ -7,6 +7,7 @@ images as WebDataset makes them. Shards are read from front to back, so they may
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
 import zlib
 from collections import deque
@@ -115,6 +116,10 @@ def parts(source: str, image: np.ndarray) -> list[np.ndarray]:
     if folder in SHEETS:
         return tiles(image, SHEETS[folder])
     if folder in ROWS:
+        if image.shape[1] != ROWS[folder] ** 2:
+            raise ImageError(
+                f"{source}: rows of {image.shape[1]} pixels are not images of {ROWS[folder]}x{ROWS[folder]}"
+            )
         return list(image.reshape(-1, ROWS[folder], ROWS[folder], 3))
     return [image]
 
@@ -159,7 +164,7 @@ def stream_images(sources: Sequence[str], held_out: bool) -> Iterator[np.ndarray
                     image = PurePath(member.name).suffix.lower() in SUFFIXES
                     if member.isfile() and image and (_crc(member.name) % HELD_OUT == 0) == held_out:
                         yield decode_rgb(shard.extractfile(member).read(), f"{source}: {member.name}")  # type: ignore[union-attr]
-        except (tarfile.TarError, OSError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ImageError(f"{source}: cannot be read: {error}") from error
 
 
@@ -179,7 +184,7 @@ def split(sources: Sequence[str]) -> tuple[list[str], list[str]]:
     stream_images splits what they hold.
     """
     mixed = [source for source in sources if is_shard(source) or is_sheet(source)]
-    files = [source for source in sources if source not in mixed]
+    files = [source for source in sources if not (is_shard(source) or is_sheet(source))]
     ranked = sorted(files, key=lambda source: (_crc(source) % HELD_OUT != 0, _crc(source), source))
     count = sum(_crc(source) % HELD_OUT == 0 for source in files)
     count = min(max(count, 1), len(ranked) - 1) if len(ranked) > 1 else 0

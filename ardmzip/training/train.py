@@ -115,6 +115,8 @@ def validation_crops(sources: list[str], config: CropConfig) -> list[np.ndarray]
         for _ in range(4 if min(image.shape[:2]) >= config.size else 1):
             small = thumbnail(image, rng, config.small) if rng.random() < config.thumbnails else image
             crops.append(random_crop(small, config.size, rng))
+    if not crops:
+        raise ArdmError(f"no image of {', '.join(sources[:3])} is held out for validation: there are too few")
     return crops
 
 
@@ -172,10 +174,6 @@ class Run:
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
-        if config.start:
-            state = torch.load(config.start, weights_only=True)["average"]
-            self.net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-            self.average.load_state_dict(self.net.state_dict())
         self.seconds, self.step, self.samples = 0.0, 0, 0
         self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
         self.tensorboard: TensorBoardLogger | None = None
@@ -205,6 +203,12 @@ class Run:
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
+
+    def start(self) -> None:
+        """Take the weights that the configuration says to begin with."""
+        state = torch.load(self.config.start, weights_only=True)["average"]
+        self.net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        self.average.load_state_dict(self.net.state_dict())
 
     def load(self) -> None:
         """Continue from the checkpoint."""
@@ -236,6 +240,8 @@ def resume(config: TrainConfig, folder: Path) -> Run:
     run = Run(config, folder)
     if run.checkpoint.exists():
         run.load()
+    elif config.start:
+        run.start()
     return run
 
 
@@ -337,68 +343,72 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
     # experts are independent, so each thread trains whole experts: no waiting inside an operation
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(config.threads or threads)
     if main:
         run.tensorboard = _tensorboard(folder)
         run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
 
-    budget = config.minutes * 60
-    mark = time.monotonic()
-    began = saved = logged = validated = run.seconds
-    last = None if steps is None else run.step + steps
-    losses: list[float] = []
-    while not run.finished:
-        left = 1 - run.seconds / budget
-        rate = config.learning_rate * left * min(1.0, (run.step + 1) / 500)
-        for group in run.optimiser.param_groups:
-            group["lr"] = rate
-        quantise = left <= config.quantised_share
-        run.optimiser.zero_grad(set_to_none=True)
+    try:
+        with ThreadPoolExecutor(config.threads or threads) as pool:
+            budget = config.minutes * 60
+            mark = time.monotonic()
+            began = saved = logged = validated = run.seconds
+            last = None if steps is None else run.step + steps
+            losses: list[float] = []
+            while not run.finished:
+                left = 1 - run.seconds / budget
+                rate = config.learning_rate * left * min(1.0, (run.step + 1) / 500)
+                for group in run.optimiser.param_groups:
+                    group["lr"] = rate
+                quantise = left <= config.quantised_share
+                run.optimiser.zero_grad(set_to_none=True)
 
-        def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, list[int]]:
-            bits, counts = 0.0, []
-            for part in parts:
-                s = part.draw(e, step).to(device)
-                with fabric.autocast():
-                    outputs = run.net.experts[e](s.x.float() / 32, quantise)
-                loss = code_length(outputs.float(), s.target, s.centre, s.scale).mean() / len(parts)
-                loss.backward()
-                bits += float(loss.detach())
-                counts.append(len(s.target))
-            return bits, counts
+                def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, list[int]]:
+                    bits, counts = 0.0, []
+                    for part in parts:
+                        s = part.draw(e, step).to(device)
+                        with fabric.autocast():
+                            outputs = run.net.experts[e](s.x.float() / 32, quantise)
+                        loss = code_length(outputs.float(), s.target, s.centre, s.scale).mean() / len(parts)
+                        loss.backward()
+                        bits += float(loss.detach())
+                        counts.append(len(s.target))
+                    return bits, counts
 
-        results = list(pool.map(backward, range(features.EXPERTS)))
-        counts = np.array([counts for _, counts in results]).sum(0)
-        for part, count in zip(parts, counts, strict=True):
-            part.renew(int(count))
-        now = time.monotonic()
-        seconds = run.seconds + min(now - mark, 5.0)  # a suspended process does not use up its budget
-        mark = now
-        loss_sum = sum(bits * share(e) for e, (bits, _) in enumerate(results))
-        # all processes must agree on the time as well
-        run.seconds, mean_loss, count = _mean(fabric, run.net, (seconds, loss_sum, float(counts.sum())))
-        run.samples += round(count * fabric.world_size)
-        run.optimiser.step()
-        run.step += 1
-        losses.append(mean_loss)
-        with torch.no_grad():
-            weight = 1 - min(config.average, 1 - 1 / (run.step + 1))
-            torch._foreach_lerp_(list(run.average.parameters()), list(run.net.parameters()), weight)
+                results = list(pool.map(backward, range(features.EXPERTS)))
+                counts = np.array([counts for _, counts in results]).sum(0)
+                for part, count in zip(parts, counts, strict=True):
+                    part.renew(int(count))
+                now = time.monotonic()
+                seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
+                mark = now
+                loss_sum = sum(bits * share(e) for e, (bits, _) in enumerate(results))
+                # all processes must agree on the time as well
+                seconds, mean_loss, count = _mean(fabric, run.net, (seconds, loss_sum, float(counts.sum())))
+                run.seconds += seconds
+                run.samples += round(count * fabric.world_size)
+                run.optimiser.step()
+                run.step += 1
+                losses.append(mean_loss)
+                with torch.no_grad():
+                    weight = 1 - min(config.average, 1 - 1 / (run.step + 1))
+                    torch._foreach_lerp_(list(run.average.parameters()), list(run.net.parameters()), weight)
 
-        stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
-        if main and run.seconds - logged > 30:
-            run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
-            losses, logged = [], run.seconds
-        if main and run.seconds - saved > 180:
-            run.save()
-            saved = run.seconds
-        if main and run.seconds - validated > 600:
-            run.log(validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
-            validated = run.seconds
-        if stopping:
-            break
-    pool.shutdown()
-    torch.set_num_threads(threads)
+                stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
+                if main and run.seconds - logged > 30:
+                    run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
+                    losses, logged = [], run.seconds
+                if main and run.seconds - saved > 180:
+                    run.save()
+                    saved = run.seconds
+                if main and run.seconds - validated > 600:
+                    run.log(validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
+                    validated = run.seconds
+                if stopping:
+                    break
+    finally:
+        torch.set_num_threads(threads)
+        if run.tensorboard:
+            run.tensorboard.finalize("")
     run.to(torch.device("cpu"))
     if main:
         run.save()

@@ -156,6 +156,29 @@ def test_sheets(tmp_path):
         assert images.split([str(path)]) == ([str(path)], [str(path)])
 
 
+def test_rows_of_another_width(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    path = tmp_path / "cifar10" / "x.png"
+    path.write_bytes(png(picture(1)))
+    with pytest.raises(ImageError, match="rows of 5 pixels are not images of 32x32"):
+        images.load_images([str(path)])
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_shards(tmp_path, kind):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode=f"w:{kind}") as tar:
+        member = tarfile.TarInfo("a.png")
+        member.size = len(png(picture(1)))
+        tar.addfile(member, io.BytesIO(png(picture(1))))
+    path = tmp_path / "x.tar"
+    path.write_bytes(whole.getvalue())
+    np.testing.assert_array_equal(list(images.stream_images([str(path)], held_out("a.png"))), [picture(1)])
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with pytest.raises(ImageError, match=r"x\.tar"):
+        list(images.stream_images([str(path)], held_out("a.png")))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("x.png", b"no image"), ("x.tar", b"no archive" * 100), ("y.tar", shard({"a.png": b"no image"})[:1000]),

@@ -21,8 +21,9 @@ from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
+from ardmzip.training.data import CropConfig
 from ardmzip.training.net import code_length
-from ardmzip.training.train import Run, TrainConfig, train, validate, validation_bank, validation_crops
+from ardmzip.training.train import Run, TrainConfig, resume, train, validate, validation_bank, validation_crops
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent.parent
@@ -302,6 +303,11 @@ def test_processes_need_parts(config, tmp_path, monkeypatch):
         train(replace(config, precision="16"), tmp_path)
 
 
+def test_nothing_held_out(tmp_path):
+    with pytest.raises(ArdmError, match="is held out for validation: there are too few"):
+        validation_crops([], CropConfig())
+
+
 def test_mixed_precision(config, tmp_path):
     run = train(replace(config, precision="bf16-mixed"), tmp_path, steps=2)
     assert run.step == 2
@@ -309,7 +315,9 @@ def test_mixed_precision(config, tmp_path):
 
 
 def test_starts_from_another_run(config, runs, tmp_path):
-    run = Run(replace(config, start=str(runs[-1].checkpoint)), tmp_path)
+    run = resume(replace(config, start=str(runs[-1].checkpoint)), tmp_path)
     for p, q in zip(run.net.parameters(), runs[-1].average.parameters(), strict=True):
         assert torch.equal(p, q)
     assert run.step == 0
+    run.save()
+    assert resume(replace(config, start="gone.pt"), tmp_path).step == 0  # not needed any more
