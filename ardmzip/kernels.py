@@ -51,80 +51,119 @@ _OFFSET_MAX, _MOVE_MAX, _PATIENCE = float(OFFSET_MAX), float(MOVE_MAX), np.array
 #: Mixtures are computed for so many pixels at a time, operation by operation: loops over pixels are what the compiler
 #: vectorises (look-ups apart, which stand in loops of their own), and scratch arrays stay in the first-level cache.
 _BLOCK = 128
+#: The same for features, which need more scratch: 64 pixels times 48 taps are 12 KiB.
+_FEATURES_BLOCK = 64
 
 
 @_jit
-def _pixel_features(q, at, offsets, weights, known, channel, level, side, class_of, compand, values, seen, x):
-    """Inputs of one pixel into the row ``x``; returns the mixture centre (1/64 grey level) and the activity class.
+def _block_features(q, at, offsets, weights, known, channel, class_of, compand, scratch, x, centre, cls):
+    """Taps, activities and references of up to _FEATURES_BLOCK pixels into ``x``; fills ``centre`` and ``cls``, too.
 
-    ``offsets``: flat offsets of the taps; ``values`` and ``seen`` are scratch. Loops are free of branches, so that
-    the compiler can vectorise them: a tap that is not known has weight 0. All fits int32: the weights of a layout sum
-    to at most 660 and differences are at most 510 * 64 = 32640, so ``spread`` is at most 2.2e7.
+    ``offsets``: flat offsets of the taps; ``scratch``: _scratch(). Loops over pixels are free of branches, so that the
+    compiler can vectorise them: a tap that is not known has weight 0. All fits int32: the weights of a layout sum to at
+    most 660 and differences are at most 510 * 64 = 32640, so ``spread`` is at most 2.2e7. Quotients of such numbers
+    are exact once rounded down, as no quotient comes nearer to a whole number than 1/660 without being one.
     """
-    first = np.int32(0)
-    reference_g = np.int32(0)
-    centre = np.int32(0)
-    own_class = np.int32(0)
+    taps_of_g, taps_of_plane, seen_taps, rows = scratch
+    total, weight, reference, reference_g = rows[0], rows[1], rows[2], rows[3]
+    spread, here, here_known, index = rows[4], rows[5], rows[6], rows[7]
+    n = len(at)
+    first = 0
     scalars = 3 * known + channel * (len(offsets) - known)
     for plane in range(3):
         taps = len(offsets) if plane < channel else known
-        total = np.int32(0)
-        weight = np.int32(0)
         full = np.int32(0)
+        total[:n] = 0
+        weight[:n] = 0
+        spread[:n] = 0
         for k in range(taps):
-            a = at + offsets[k]
-            v = np.int32(q[a + plane])
-            w = np.int32(weights[k])
+            offset, w = offsets[k] + plane, np.int32(weights[k])
             full += w
-            w = w if v >= 0 else np.int32(0)
-            if plane > 0:  # R and B are only known where G is
-                v -= np.int32(q[a])
-            values[k] = v
-            seen[k] = w
-            total += np.int32(w * v)
-            weight += w
-        here = np.int32(q[at + plane])
-        here_known = plane < channel and here >= 0
-        if here_known:
-            reference = np.int32(_UNIT * (here - np.int32(q[at]) if plane > 0 else here))
-        elif weight > 0:
-            reference = np.int32((total * _UNIT + (weight >> 1)) // weight)
-        else:
-            reference = np.int32(128 * _UNIT) if plane == 0 else np.int32(0)
-        cls = np.int32(_CLASS_UNKNOWN)
-        if weight > 0:
-            spread = np.int32(0)
-            for k in range(taps):
-                d = np.int32(np.int32(values[k] * _UNIT) - reference)
-                values[k] = d
-                spread += np.int32(seen[k] * abs(d))
-            cls = np.int32(class_of[min((spread // weight) >> 2, 8191)])
-        row = cls * _DIFFERENCES
+            g, values, seen = taps_of_g[k], taps_of_plane[k], seen_taps[k]
+            for i in range(n):
+                values[i] = q[at[i] + offset]
+            if plane == 0:
+                for i in range(n):
+                    v = values[i]
+                    g[i] = v
+                    known_weight = w if v >= 0 else np.int32(0)
+                    seen[i] = known_weight
+                    total[i] += known_weight * v
+                    weight[i] += known_weight
+            else:  # R and B are only known where G is
+                for i in range(n):
+                    v = values[i]
+                    known_weight = w if v >= 0 else np.int32(0)
+                    v = v - g[i]
+                    values[i] = v
+                    seen[i] = known_weight
+                    total[i] += known_weight * v
+                    weight[i] += known_weight
+        for i in range(n):
+            here[i] = q[at[i] + plane]
+        for i in range(n):
+            here_known[i] = np.int32(1) if plane < channel and here[i] >= 0 else np.int32(0)
+        if plane > 0:
+            for i in range(n):
+                here[i] -= np.int32(q[at[i]])
+        for i in range(n):
+            w = weight[i]
+            dividend = np.float64(total[i] * np.int32(_UNIT) + (w >> 1))
+            mean = np.int32(np.floor(dividend / np.float64(max(w, np.int32(1)))))
+            otherwise = np.int32(128 * _UNIT) if plane == 0 else np.int32(0)
+            mean = mean if w > 0 else otherwise
+            reference[i] = np.int32(_UNIT) * here[i] if here_known[i] > 0 else mean
         for k in range(taps):
-            d = values[k]
-            entry = compand[row + min(abs(d) >> 4, _DIFFERENCES - 1)]
-            entry = entry if d >= 0 else -entry
-            x[first + k] = entry if seen[k] > 0 else 0
-        first += taps
-        x[scalars + plane] = 4 * cls - 64
-        x[scalars + 3 + plane] = ((reference >> 6) - 128) >> 1 if plane == 0 else (reference >> 6) >> 2
-        x[scalars + 6 + plane] = (weight * _ONE) // full
-        if plane < 2:
-            x[scalars + 9 + plane] = _ONE if here_known else 0
+            values, seen = taps_of_plane[k], seen_taps[k]
+            for i in range(n):
+                d = values[i] * np.int32(_UNIT) - reference[i]
+                values[i] = d
+                spread[i] += seen[i] * abs(d)
+        for i in range(n):
+            mean = np.int32(np.float64(spread[i]) / np.float64(max(weight[i], np.int32(1))))
+            index[i] = min(mean >> 2, np.int32(8191))
+        for i in range(n):
+            spread[i] = class_of[index[i]] if weight[i] > 0 else _CLASS_UNKNOWN  # the class from here on
+        for i in range(n):
+            r = reference[i] >> 6
+            x[i, scalars + plane] = 4 * spread[i] - 64
+            x[i, scalars + 3 + plane] = (r - 128) >> 1 if plane == 0 else r >> 2
+            x[i, scalars + 6 + plane] = np.int32(np.float64(weight[i] * np.int32(_ONE)) / np.float64(full))
+            if plane < 2:
+                x[i, scalars + 9 + plane] = here_known[i] * _ONE
         if plane == 0:
-            reference_g = reference
+            reference_g[:n] = reference[:n]
         if plane == channel:
-            own_class = cls
-            centre = reference if plane == 0 else reference + reference_g
+            for i in range(n):
+                cls[i] = spread[i]
+                c = reference[i] if plane == 0 else reference[i] + reference_g[i]
+                centre[i] = min(max(c, np.int32(0)), np.int32(255 * _UNIT))
+        for k in range(taps):
+            values, seen = taps_of_plane[k], seen_taps[k]
+            for i in range(n):
+                d = values[i]
+                index[i] = spread[i] * np.int32(_DIFFERENCES) + min(abs(d) >> 4, np.int32(_DIFFERENCES - 1))
+                sign = np.int32(1) if d >= 0 else np.int32(-1)
+                seen[i] = sign if seen[i] > 0 else np.int32(0)
+            for i in range(n):
+                x[i, first + k] = np.int32(compand[index[i]]) * seen[i]
+        first += taps
+
+
+@_jit
+def _scratch():
+    """What _block_features needs: three int32 arrays [taps, _FEATURES_BLOCK], and one of single numbers."""
+    taps = np.empty((3, 64, _FEATURES_BLOCK), np.int32)
+    return taps[0], taps[1], taps[2], np.empty((8, _FEATURES_BLOCK), np.int32)
+
+
+@_jit
+def _place(x, scalars, level, side):
+    """The inputs that tell of level and side information, into the row ``x``, and zeros for the padding."""
     for i in range(LEVELS):
         x[scalars + 11 + i] = _ONE if level >= i + 1 else 0
     x[scalars + 11 + LEVELS : scalars + SCALARS] = side
     x[scalars + SCALARS :] = 0
-    return min(max(centre, 0), 255 * _UNIT), own_class
-
-
-#: So many windows ahead the level array is fetched into the cache: about a microsecond.
-_PREFETCH = 4
 
 
 @intrinsic
@@ -145,17 +184,21 @@ def _prefetch(context, array, index):
 @_jit
 def _features(q, at, row, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
     """``row``: numbers in a row of the level array."""
-    values = np.empty(64, np.int32)
-    seen = np.empty(64, np.int32)
-    for i in range(len(at)):
+    scratch = _scratch()
+    scalars = 3 * known + channel * (len(offsets) - known)
+    for first in range(0, len(at), _FEATURES_BLOCK):
+        end = min(first + _FEATURES_BLOCK, len(at))
         # in the order of learning heads each window lies somewhere else, mostly outside the cache
-        later = at[min(i + _PREFETCH, len(at) - 1)]
-        for dy in range(-RADIUS, RADIUS + 1):
-            _prefetch(q, later + dy * row - 3 * RADIUS)
-            _prefetch(q, later + dy * row + 3 * RADIUS)
-        centre[i], cls[i] = _pixel_features(
-            q, at[i], offsets, weights, known, channel, level, side, class_of, compand, values, seen, x[i]
-        )
+        for i in range(end, min(end + _FEATURES_BLOCK, len(at))):
+            for dy in range(-RADIUS, RADIUS + 1):
+                _prefetch(q, at[i] + dy * row - 3 * RADIUS)
+                _prefetch(q, at[i] + dy * row + 3 * RADIUS)
+        part = slice(first, end)
+        _block_features(
+            q, at[part], offsets, weights, known, channel, class_of, compand, scratch, x[part], centre[part], cls[part]
+        )  # fmt: skip
+        for i in range(first, end):
+            _place(x[i], scalars, level, side)
 
 
 def window_features(
@@ -200,34 +243,37 @@ def training_features(
 
     ``gap`` int64 [n]: how many atoms before the sample's own are unknown too (0: all before it are known).
     """
-    values = np.empty(64, np.int32)
-    seen = np.empty(64, np.int32)
-    offsets = np.empty(len(dy), np.int64)
-    patch = np.empty(7 * 7 * 3, np.int16)
-    for i in range(len(at)):
-        target[i] = q[at[i] + channel]
-        s = side[side_index[i]]
-        columns = stride[i] if gap[i] == 0 else 7
-        for k in range(len(dy)):
-            offsets[k] = (dy[k] * columns + dx[k]) * 3
-        if gap[i] == 0:
-            centre[i], cls[i] = _pixel_features(
-                q, at[i], offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
-            )
-        else:
+    # every window is copied, so that all have rows of the same length, and atoms can be hidden
+    side_length = 2 * RADIUS + 1
+    size = side_length * side_length * 3
+    windows = np.empty(_FEATURES_BLOCK * size, np.int16)
+    centres = np.arange(_FEATURES_BLOCK) * size + size // 2 // 3 * 3
+    offsets = (dy * side_length + dx) * 3
+    scratch = _scratch()
+    scalars = 3 * known + channel * (len(dy) - known)
+    for first in range(0, len(at), _FEATURES_BLOCK):
+        end = min(first + _FEATURES_BLOCK, len(at))
+        for i in range(first, end):
+            target[i] = q[at[i] + channel]
             first_hidden = 9 * level[i] + 8 - 3 * kind - channel + gap[i]
-            for py in range(7):
-                for px in range(7):
+            place = (i - first) * size
+            for py in range(-RADIUS, RADIUS + 1):
+                for px in range(-RADIUS, RADIUS + 1):
                     for c in range(3):
-                        v = q[at[i] + ((py - 3) * stride[i] + px - 3) * 3 + c]
-                        if v >= 0:
-                            r = _rank(row[i] + py - 3, col[i] + px - 3, level[i], c)
+                        v = q[at[i] + (py * stride[i] + px) * 3 + c]
+                        if gap[i] > 0 and v >= 0:
+                            r = _rank(row[i] + py, col[i] + px, level[i], c)
                             if r >= 0 and r <= first_hidden:
                                 v = -1
-                        patch[(py * 7 + px) * 3 + c] = v
-            centre[i], cls[i] = _pixel_features(
-                patch, 24 * 3, offsets, weights, known, channel, level[i], s, class_of, compand, values, seen, x[i]
-            )
+                        windows[place] = v
+                        place += 1
+        part = slice(first, end)
+        _block_features(
+            windows, centres[: end - first], offsets, weights, known, channel, class_of, compand, scratch, x[part],
+            centre[part], cls[part],
+        )  # fmt: skip
+        for i in range(first, end):
+            _place(x[i], scalars, level[i], side[side_index[i]])
 
 
 @_jit

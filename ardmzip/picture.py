@@ -14,6 +14,7 @@ import lzma
 import math
 import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -476,8 +477,10 @@ def _palette(image: Image.Image) -> tuple[bytes, bytes | None]:
     assert image.palette is not None
     rawmode, raw = image.palette.getdata()
     size = {"RGB": 3, "BGR": 3, "RGBX": 4, "BGRX": 4, "RGBA": 4, "BGRA": 4}.get(rawmode)
-    if size is None or len(raw) % size:
+    if size is None:
         raise ImageError(f"palettes of form {rawmode} are not supported")
+    if len(raw) % size:
+        raise ImageError("damaged image: an incomplete palette")
     entries = np.frombuffer(bytes(raw), np.uint8).reshape(-1, size)
     colours = entries[:, :3] if rawmode.startswith("RGB") else entries[:, 2::-1]
     return colours.tobytes(), entries[:, 3].tobytes() if rawmode.endswith("A") else None
@@ -730,9 +733,9 @@ _COST = np.minimum(np.arange(256), 256 - np.arange(256)).astype(np.uint8)
 
 def _deflate(picture: Picture, level: int) -> bytes:
     """The zlib stream of a PNG file."""
-    deflate = zlib.compressobj(level, zlib.DEFLATED, 15, 9)
     pixel = CHANNELS[picture.kind] * picture.bits // 8  # bytes; filters pay for neither palettes nor fewer than 8 bits
-    plain = picture.kind == "palette" or picture.bits < 8
+    plain = picture.kind == "palette" or picture.bits < 8 or level == 0
+    deflate = zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY if plain else zlib.Z_FILTERED)
     height, rows = picture.height, max(1, 2**20 // (picture.width * max(pixel, 1)))
     above: np.ndarray | None = None
     parts = []
@@ -773,7 +776,8 @@ def _filtered(rows: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
 _SAMPLES, _ROWS, _COUNTS, _XRES, _YRES, _PLANAR, _UNIT = 277, 278, 279, 282, 283, 284, 296
-_PREDICTOR, _COLOURS, _SUBFILES, _EXTRA, _FORMAT, _XMP_TAG, _PROFILE = 317, 320, 330, 338, 339, 700, 34675
+_PREDICTOR, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _SUBFILES = 317, 320, 322, 323, 324, 330
+_EXTRA, _FORMAT, _XMP_TAG, _PROFILE = 338, 339, 700, 34675
 #: tags that tell about the picture, which go with the EXIF data: description, camera, software, date, author, ...
 _DESCRIPTIVE = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)
 #: directories of their own: EXIF and GPS; in them, the offset of another one that is not kept
@@ -789,8 +793,9 @@ def _read_tiff(data: bytes, max_pixels: int, jpeg: bool) -> Picture:
         width, height = _number(tags, _WIDTH), _number(tags, _HEIGHT)
         _check_size(width, height, max_pixels)
         kind, bits = _check_tags(tags, jpeg)
-        mode = _mode(kind, bits)
         separate = _number(tags, _PLANAR, 1) == 2
+        _check_pieces(tags, width, height, CHANNELS[kind] if separate else 1)
+        mode = _mode(kind, bits)
         if bits == 16 and (kind == "gray+alpha" or (separate and kind != "gray")):
             samples = _turned(_library_samples(data), _number(tags, _ORIENTATION, 1))
         elif bits == 16 and kind != "gray":
@@ -866,6 +871,18 @@ def _check_tags(tags: TiffImagePlugin.ImageFileDirectory_v2, jpeg: bool) -> tupl
     return kind, bits
 
 
+def _check_pieces(tags: Any, width: int, height: int, planes: int) -> None:
+    """Raise ImageError if strips or tiles are missing: Pillow would leave black what they cover."""
+    if _OFFSETS in tags:
+        across, offsets = 1, _numbers(tags, _OFFSETS, ())
+        down = -(-height // min(_number(tags, _ROWS, height), height))
+    else:
+        across, down = -(-width // _number(tags, _TILE_WIDTH)), -(-height // _number(tags, _TILE_HEIGHT))
+        offsets = _numbers(tags, _TILE_OFFSETS, ())
+    if len(offsets) != across * down * planes:
+        raise ImageError(f"damaged image: {len(offsets)} strips or tiles instead of {across * down * planes}")
+
+
 def _halves(data: bytes, max_pixels: int, mode: str) -> tuple[np.ndarray, np.ndarray, str]:
     """First and second bytes of 16-bit colour samples, which Pillow drops one of, and their byte order.
 
@@ -879,7 +896,7 @@ def _halves(data: bytes, max_pixels: int, mode: str) -> tuple[np.ndarray, np.nda
             raise ImageError(f"TIFF files like this one (16 bits, mode {image.mode}) are not supported")
         tiles = image.tile  # type: ignore[attr-defined]
         if any(tile[0] == "libtiff" for tile in tiles):
-            order = "<" if np.little_endian else ">"  # libtiff has turned them around
+            order = "<" if sys.byteorder == "little" else ">"  # libtiff has turned them around
         changed = []
         for tile in tiles:
             if not str(tile[3][0]).startswith(f"{mode};16"):

@@ -107,7 +107,7 @@ def png(array, kind, bits, before=(), between=(), after=(), palette=None, interl
 # A TIFF writer of its own
 
 
-def tiff(array, photometric=1, bits=8, order="<", pages=1, tags=(), packed=None) -> bytes:
+def tiff(array, photometric=1, bits=8, order="<", pages=1, tags=(), packed=None, without=()) -> bytes:
     """Uncompressed; ``tags``: (number, type, values) in addition."""
     height, width, channels = array.shape
     raster = packed if packed is not None else array.astype(f"{order}u{max(bits, 8) // 8}").tobytes()
@@ -123,6 +123,7 @@ def tiff(array, photometric=1, bits=8, order="<", pages=1, tags=(), packed=None)
         279: (4, (len(raster),)),
         284: (3, (1,)),
     }
+    base = {number: field for number, field in base.items() if number not in without}
     base.update({number: (kind, tuple(values)) for number, kind, values in tags})
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(raster) + len(raster) % 2)
     file = head + raster + b"\0" * (len(raster) % 2)
@@ -515,6 +516,38 @@ def test_sixteen_bit_tiff(kind, photometric, order):
     assert again.same_pixels(result)
 
 
+@pytest.mark.parametrize("kind", ["gray", "rgb"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiled_tiff(kind, bits, order):
+    array = samples(kind, bits, 20, 40)
+    full = np.zeros((32, 48, array.shape[2]), array.dtype)
+    full[:20, :40] = array
+    tiles = [full[top : top + 16, left : left + 16] for top in (0, 16) for left in (0, 16, 32)]
+    packed = b"".join(tile.astype(f"{order}u{bits // 8}").tobytes() for tile in tiles)
+    size = len(packed) // 6
+    offsets = [8 + size * number for number in range(6)]
+    tags = [(322, 4, (16,)), (323, 4, (16,)), (324, 4, offsets), (325, 4, (size,) * 6)]
+    file = tiff(array, 2 if kind == "rgb" else 1, bits, order, tags=tags, packed=packed, without=(273, 278, 279))
+    assert np.array_equal(read(file).samples, array)
+
+
+def test_compressed_big_endian_tiff():
+    image = image_of("I;16B")
+    result = read(saved(image, "TIFF", compression="tiff_adobe_deflate"))
+    assert np.array_equal(result.samples[:, :, 0], np.frombuffer(image.tobytes(), ">u2").reshape(21, 19))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHANNELS if kind != "palette"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_another_library_reads_what_we_write(kind, bits):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    source = picture(kind, bits, 30, 20)
+    for file in (write(source, ".png"), write(source, ".tif")):
+        theirs = imagecodecs.imread(file)
+        assert np.array_equal(theirs.reshape(source.samples.shape), source.samples)
+
+
 def test_sixteen_bit_tiff_in_planes():
     imagecodecs = pytest.importorskip("imagecodecs")
     assert imagecodecs
@@ -568,7 +601,8 @@ def odd_tiffs() -> list[tuple[str, bytes]]:
         ("different depths", tiff(rgb, 2, tags=[(258, 3, (5, 6, 5))])),
         ("no pixels", tiff(gray, 1, tags=[(256, 4, (0,))])),
         ("too large", tiff(gray, 1, tags=[(256, 4, (2**31,))])),
-        ("damaged", tiff(gray, 1)[:20]),
+        ("does not tell its size", tiff(gray, 1)[:20]),
+        ("1 strips or tiles instead of 3", tiff(gray, 1, tags=[(278, 4, (2,))])),
         ("damaged", tiff(rgb, 2, tags=[(273, 4, (10**6,))])),
     ]
 
