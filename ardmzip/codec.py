@@ -181,12 +181,20 @@ class Pyramid:
         return np.ascontiguousarray(self._inner(0)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
 
 
-def _frozen_batches(atom: Atom, size: int, array: Any, pyramid: Pyramid, predictor: Predictor, coder: Coder) -> Batches:
-    """Code an atom in raster order; yields (pixels, values)."""
+def _frozen_batches(
+    atom: Atom, size: int, array: Any, pyramid: Pyramid, predictor: Predictor, coder: Coder, step: int = 1
+) -> Batches:
+    """Code an atom with the head as trained, its i-th pixel being number ``i * step % size`` of the raster; yields
+    (pixels, values)."""
     for first in range(0, size, BATCH):
-        pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64)
+        pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64) * step % size
         at, stride = window_offsets(pyramid.order, atom, pixels)
         yield pixels, coder.batch(atom, pixels, predictor.distribution(atom, array, at, stride))
+
+
+def _is_one_batch(size: int, ends: tuple[int, ...] | None) -> bool:
+    """Whether an atom is coded at once by a head that has learned nothing yet."""
+    return next(learning.batches(0, size, ends)) == size
 
 
 def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
@@ -256,7 +264,11 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
         atom, size = order.atoms[index], int(sizes[index])
         expert = features.expert_index(atom.level, atom.kind, atom.channel)
         batches: Batches
-        if plan.learning and size >= learning.MIN_ATOM:
+        teaches = plan.learning and size >= learning.MIN_ATOM
+        if teaches and expert not in heads and last[expert] == index and _is_one_batch(size, plan.batch_ends):
+            # the head as trained does it all: there is neither time nor need to learn
+            batches = _frozen_batches(atom, size, array, pyramid, predictor, coder, learning.spread(size))
+        elif teaches:
             head = heads.get(expert) or Head(predictor.model.untaught(expert), int(blocks[-1, 2]))
             heads[expert] = head
             batches = _learned_batches(
