@@ -68,7 +68,9 @@ class Expert(nn.Module):
                 x = fake_activation(nn.functional.linear(x, fake_weight(w), b))
             else:
                 x = nn.functional.hardtanh(nn.functional.linear(x, w, b), 0.0, ACTIVATION_MAX)
-        return nn.functional.linear(x, self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
+        # bfloat16 holds the trunk's integers, but is too coarse for means and scales
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.float(), self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
 
 
 class Network(nn.Module):
