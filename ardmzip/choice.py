@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ardmzip import codec, model
+from ardmzip import codec, features, model
 from ardmzip.errors import ModelError
-from ardmzip.features import CHANNELS, KINDS, RADIUS, UNKNOWN
+from ardmzip.features import KINDS
 from ardmzip.model import Model
 from ardmzip.network import Backend
 from ardmzip.order import Atom, LatticeOrder
@@ -49,8 +49,8 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend) -> float:
     channels, height, width = planes.shape
     side, phase = codec.side_information(planes, chosen)
     order = LatticeOrder(height, width, channels, phase)
-    array = np.full((height + 2 * RADIUS, width + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
-    array[RADIUS:-RADIUS, RADIUS:-RADIUS, :channels] = planes.transpose(1, 2, 0)
+    array = features.unknown_array(height, width)
+    features.without_border(array)[:, :, :channels] = planes.transpose(1, 2, 0)
     bits = 0.0
     with Predictor(chosen, backend, side) as predictor:
         known = predictor.array(array)

@@ -21,7 +21,6 @@ from ardmzip import features, learning, mixture, rans, sideinfo
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.contexts import block_tables
 from ardmzip.errors import FormatError, ImageError, OptionError
-from ardmzip.features import CHANNELS, RADIUS, UNKNOWN
 from ardmzip.image import interleaved
 from ardmzip.lanes import Batches, Lanes
 from ardmzip.learning import Head
@@ -40,6 +39,8 @@ from ardmzip.predictor import (
 from ardmzip.schedule import best_batches, best_schedule, loss_for_order
 
 Progress = Callable[[float], None]
+#: Maps a function over rows and yields the results in order, as the built-in map does.
+Ahead = Callable[..., Iterator[Any]]
 
 #: Pixels coded together (part of the format: high nibbles of a batch precede its low nibbles in the stream).
 BATCH = 1 << 16
@@ -147,22 +148,18 @@ class Pyramid:
     def __init__(self, order: LatticeOrder, base: np.ndarray) -> None:
         self.order = order
         self._arrays: dict[int, np.ndarray] = {}
-        self._arrays[order.levels] = self._empty(order.levels)
+        self._arrays[order.levels] = features.unknown_array(*order.level_shape(order.levels))
         self._inner(order.levels)[0, 0, : len(base)] = base
 
-    def _empty(self, level: int) -> np.ndarray:
-        rows, columns = self.order.level_shape(level)
-        return np.full((rows + 2 * RADIUS, columns + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
-
     def _inner(self, level: int) -> np.ndarray:
-        return self._arrays[level][RADIUS:-RADIUS, RADIUS:-RADIUS]
+        return features.without_border(self._arrays[level])
 
     def array(self, level: int) -> np.ndarray:
         """The array of a level, made from the coarser one when first asked for."""
         if level not in self._arrays:
             coarser = self.array(level + 1)
-            self._arrays[level] = self._empty(level)
-            self._inner(level)[self.order.known(level)] = coarser[RADIUS:-RADIUS, RADIUS:-RADIUS]
+            self._arrays[level] = features.unknown_array(*self.order.level_shape(level))
+            self._inner(level)[self.order.known(level)] = features.without_border(coarser)
         return self._arrays[level]
 
     def fill(self, atom: Atom, values: np.ndarray) -> None:
@@ -181,20 +178,90 @@ class Pyramid:
         return np.ascontiguousarray(self._inner(0)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
 
 
-def _frozen_batches(
-    atom: Atom, size: int, array: Any, pyramid: Pyramid, predictor: Predictor, coder: Coder, step: int = 1
-) -> Batches:
-    """Code an atom with the head as trained, its i-th pixel being number ``i * step % size`` of the raster; yields
-    (pixels, values)."""
-    for first in range(0, size, BATCH):
-        pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64) * step % size
-        at, stride = window_offsets(pyramid.order, atom, pixels)
-        yield pixels, coder.batch(atom, pixels, predictor.distribution(atom, array, at, stride))
+@dataclass
+class Plan:
+    """What both sides must agree on: the order, the first atoms of the network calls, whether the heads learn, and
+    where their batches end then (learning.batches)."""
+
+    order: LatticeOrder
+    calls: tuple[int, ...]
+    learning: bool = False
+    batch_ends: tuple[int, ...] | None = None
 
 
-def _is_one_batch(size: int, ends: tuple[int, ...] | None) -> bool:
-    """Whether an atom is coded at once by a head that has learned nothing yet."""
-    return next(learning.batches(0, size, ends)) == size
+class _Walk:
+    """What the atoms of one image share while they are coded."""
+
+    def __init__(self, plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None) -> None:
+        self.plan, self.predictor, self.coder, self._progress = plan, predictor, coder, progress
+        order = plan.order
+        self.pyramid = Pyramid(order, coder.base(order.channels))
+        self.sizes: list[int] = order.sizes().tolist()
+        self._done = [0] * len(self.sizes)
+        self._blocks = block_tables(order.height, order.width)
+        self._heads: dict[int, Head] = {}
+        #: The last atom that needs a head.
+        self._last = {expert: i for i, expert in enumerate(map(_expert, order.atoms)) if self.sizes[i]}
+
+    def report(self) -> None:
+        if self._progress:
+            self._progress(sum(self._done) / sum(self.sizes))
+
+    def code(self, index: int, array: Any, ahead: Ahead) -> Batches:
+        """Code an atom from its level array, as the predictor takes it; yields (pixels, values) of each batch.
+
+        ``ahead``: maps a function over rows, as Predictor.ahead does.
+        """
+        for pixels, values in self._batches(index, array, ahead):
+            self._done[index] += len(values)
+            yield pixels, values
+
+    def _batches(self, index: int, array: Any, ahead: Ahead) -> Batches:
+        atom, size = self.plan.order.atoms[index], self.sizes[index]
+        if not self.plan.learning or size < learning.MIN_ATOM:
+            return self._frozen(atom, size, array)
+        expert = _expert(atom)
+        final = self._last[expert] == index
+        if expert not in self._heads:
+            if final and learning.is_one_batch(size, self.plan.batch_ends):
+                # the head as trained does it all: there is neither time nor need to learn
+                return self._frozen(atom, size, array, learning.spread(size))
+            self._heads[expert] = Head(self.predictor.model.untaught(expert), int(self._blocks[-1, 2]))
+        return self._learned(atom, size, array, self._heads[expert], final, ahead)
+
+    def _frozen(self, atom: Atom, size: int, array: Any, step: int = 1) -> Batches:
+        """Code an atom with the head as trained, its i-th pixel being number ``i * step % size`` of the raster."""
+        for first in range(0, size, BATCH):
+            pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64) * step % size
+            at, stride = window_offsets(self.plan.order, atom, pixels)
+            yield pixels, self.coder.batch(atom, pixels, self.predictor.distribution(atom, array, at, stride))
+
+    def _learned(self, atom: Atom, size: int, array: Any, head: Head, final: bool, ahead: Ahead) -> Batches:
+        """Code an atom in the order of learning.spread, with a head that learns from each batch.
+
+        final: no later atom needs the head. The trunk does not depend on the head, so ``ahead`` may evaluate the next
+        chunks of batches meanwhile.
+        """
+        step = learning.spread(size)
+        chunks = _chunks(learning.batches(head.seen, size, self.plan.batch_ends), self.predictor.chunk)
+
+        def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
+            pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
+            at, stride = window_offsets(self.plan.order, atom, pixels)
+            return pixels, self.predictor.activations(atom, array, at, stride, self._blocks)
+
+        for chunk, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
+            for start, end in pairwise(chunk):
+                part = slice(start - chunk[0], end - chunk[0])
+                distribution = LearnedDistribution(head, activations[part], self.predictor)
+                values = self.coder.batch(atom, pixels[part], distribution)
+                if not final or end < size:
+                    distribution.learn(values)
+                yield pixels[part], values
+
+
+def _expert(atom: Atom) -> int:
+    return features.expert_index(atom.level, atom.kind, atom.channel)
 
 
 def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
@@ -207,114 +274,44 @@ def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
     return chunks
 
 
-def _learned_batches(
-    atom: Atom, size: int, array: Any, head: Head, last: bool, ends: tuple[int, ...] | None, blocks: np.ndarray,
-    pyramid: Pyramid, predictor: Predictor, coder: Coder, ahead: Callable[..., Iterator[Any]],
-) -> Batches:  # fmt: skip
-    """Code an atom in the order of learning.spread, with a head that learns from each batch; yields (pixels, values).
-
-    last: no later atom needs the head. ends: as for learning.batches. The trunk does not depend on the head, so
-    ``ahead`` may evaluate the next chunks of batches meanwhile.
-    """
-    step = learning.spread(size)
-    chunks = _chunks(learning.batches(head.seen, size, ends), predictor.chunk)
-
-    def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
-        pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
-        return pixels, predictor.activations(atom, array, *window_offsets(pyramid.order, atom, pixels), blocks)
-
-    for chunk, (pixels, activations) in zip(chunks, ahead(evaluate, chunks), strict=True):
-        for start, end in pairwise(chunk):
-            part = slice(start - chunk[0], end - chunk[0])
-            distribution = LearnedDistribution(head, activations[part], predictor)
-            values = coder.batch(atom, pixels[part], distribution)
-            if not last or end < size:
-                distribution.learn(values)
-            yield pixels[part], values
-
-
-@dataclass
-class Plan:
-    """What both sides must agree on: the order, the first atoms of the network calls, whether the heads learn, and
-    where their batches end then (learning.batches)."""
-
-    order: LatticeOrder
-    calls: tuple[int, ...]
-    learning: bool = False
-    batch_ends: tuple[int, ...] | None = None
-
-
 def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None = None) -> np.ndarray:
     """Code an image, call by call; returns its planes uint8 [channels, height, width].
 
     All atoms of a call are predicted from what is known before the call; their values become known after it.
     """
     order = plan.order
-    pyramid = Pyramid(order, coder.base(order.channels))
-    sizes = order.sizes()
-    done = np.zeros_like(sizes)
-    blocks = block_tables(order.height, order.width)
-    heads: dict[int, Head] = {}
-    #: The last atom that needs a head.
-    last = {features.expert_index(a.level, a.kind, a.channel): i for i, a in enumerate(order.atoms) if sizes[i]}
-    lanes_pay = plan.learning and predictor.threads > 1 and sizes.sum() >= LANES_FROM
-
-    def code(index: int, array: Any, ahead: Callable[..., Iterator[Any]]) -> Batches:
-        """Code an atom; yields (pixels, values) of each batch."""
-        atom, size = order.atoms[index], int(sizes[index])
-        expert = features.expert_index(atom.level, atom.kind, atom.channel)
-        batches: Batches
-        teaches = plan.learning and size >= learning.MIN_ATOM
-        if teaches and expert not in heads and last[expert] == index and _is_one_batch(size, plan.batch_ends):
-            # the head as trained does it all: there is neither time nor need to learn
-            batches = _frozen_batches(atom, size, array, pyramid, predictor, coder, learning.spread(size))
-        elif teaches:
-            head = heads.get(expert) or Head(predictor.model.untaught(expert), int(blocks[-1, 2]))
-            heads[expert] = head
-            batches = _learned_batches(
-                atom, size, array, head, last[expert] == index, plan.batch_ends, blocks, pyramid, predictor, coder,
-                ahead,
-            )  # fmt: skip
-        else:
-            batches = _frozen_batches(atom, size, array, pyramid, predictor, coder)
-        for pixels, values in batches:
-            done[index] += len(values)
-            yield pixels, values
-
-    def report() -> None:
-        if progress:
-            progress(done.sum() / sizes.sum())
-
-    with Lanes(predictor.threads, report, coder.flush) as lanes:
+    state = _Walk(plan, predictor, coder, progress)
+    lanes_pay = plan.learning and predictor.threads > 1 and sum(state.sizes) >= LANES_FROM
+    with Lanes(predictor.threads, state.report, coder.flush) as lanes:
         for start, end in pairwise((*plan.calls, len(order.atoms))):
             coded: list[tuple[Atom, np.ndarray]] = []
             arrays: dict[int, Any] = {}
             for index in range(start, end):
-                atom, size = order.atoms[index], int(sizes[index])
+                atom, size = order.atoms[index], state.sizes[index]
                 if size == 0:
                     continue
                 values = coder.known(atom)
                 beside = lanes_pay and values is not None
                 if atom.level not in arrays:
-                    array = pyramid.array(atom.level)
+                    array = state.pyramid.array(atom.level)
                     # The pyramid may be filled while an atom is coded in a lane: in a call of its own the atom's
                     # features read nothing of what becomes known with it or later, in others they would.
                     arrays[atom.level] = predictor.array(array.copy() if beside and end - start > 1 else array)
                 array = arrays[atom.level]
                 if values is not None and beside:
-                    lanes.submit(atom, partial(code, index, array, map))
+                    lanes.submit(atom, partial(state.code, index, array, map))
                 else:
                     values = np.empty(size, np.uint8)
-                    for pixels, batch in code(index, array, predictor.ahead):
+                    for pixels, batch in state.code(index, array, predictor.ahead):
                         values[pixels] = batch
                         coder.flush(atom, False)
-                        report()
+                        state.report()
                     coder.flush(atom, True)
                 coded.append((atom, values))
             for atom, values in coded:
-                pyramid.fill(atom, values)
+                state.pyramid.fill(atom, values)
         lanes.finish()
-    return pyramid.planes(order.channels)
+    return state.pyramid.planes(order.channels)
 
 
 def pixel_checksum(planes: np.ndarray) -> int:

@@ -39,6 +39,16 @@ SCALARS = 3 + 3 + 3 + 2 + LEVELS + 1 + SIDE
 ALIGN = 16
 
 
+def unknown_array(rows: int, columns: int) -> np.ndarray:
+    """A level array of which nothing is known yet: int16 [rows + 6, columns + 6, 3]."""
+    return np.full((rows + 2 * RADIUS, columns + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
+
+
+def without_border(array: np.ndarray) -> np.ndarray:
+    """The pixels of a level array, as a view [rows, columns, 3]."""
+    return array[RADIUS:-RADIUS, RADIUS:-RADIUS]
+
+
 @dataclass(frozen=True)
 class Layout:
     """Input layout of one (kind, channel): which taps are read.

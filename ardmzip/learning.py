@@ -110,6 +110,11 @@ def batches(seen: int, n: int, ends: tuple[int, ...] | None = None) -> Iterator[
         done += size
 
 
+def is_one_batch(n: int, ends: tuple[int, ...] | None = None) -> bool:
+    """Whether ``batches`` gives an atom of ``n`` pixels as a whole to a head that has learned nothing yet."""
+    return next(batches(0, n, ends)) == n
+
+
 class Gain(NamedTuple):
     """Ideal code length in bits of a batch of ``pixels`` of a level, by the frozen head and by the learning one, after
     it has learned from ``seen`` pixels."""

@@ -70,7 +70,7 @@ class Expert(nn.Module):
                 x = nn.functional.hardtanh(nn.functional.linear(x, w, b), 0.0, ACTIVATION_MAX)
         # bfloat16 holds the trunk's integers, but is too coarse for means and scales
         with torch.autocast(x.device.type, enabled=False):
-            return nn.functional.linear(x.float(), self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
+            return nn.functional.linear(x.to(self.head.dtype), self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
 
 
 class Network(nn.Module):

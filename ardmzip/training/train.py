@@ -10,6 +10,7 @@ many processes there are, but for rounding.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import itertools
@@ -17,6 +18,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +35,7 @@ from ardmzip.image import to_planes
 from ardmzip.training.augment import random_crop
 from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
 from ardmzip.training.images import list_images, split, stream_images
-from ardmzip.training.net import Network, code_length
+from ardmzip.training.net import Expert, Network, code_length
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,9 +85,9 @@ class TrainConfig:
     seed: int = 1
     #: Parts of the data and of every step's samples: at least as many as there are processes.
     parts: int = 1
-    #: ``auto``, ``cpu`` or ``cuda``; and ``32-true`` or ``bf16-mixed``.
+    #: ``auto``, ``cpu`` or ``cuda``; and ``32-true``, ``bf16-mixed`` or ``auto``, the faster one of them.
     accelerator: str = "auto"
-    precision: str = "32-true"
+    precision: str = "auto"
     workers: int = 1
     threads: int = 0
 
@@ -102,6 +104,8 @@ class TrainConfig:
             raise ArdmError(f"{path}: {error}") from error
 
 
+#: How often a run logs, saves a checkpoint and validates.
+LOG_SECONDS, SAVE_SECONDS, VALIDATE_SECONDS = 30, 180, 600
 #: Held-out images to look at: so many are enough.
 VALIDATION_IMAGES = 1000
 
@@ -129,6 +133,8 @@ def validation_bank(crops: list[np.ndarray], mean: np.ndarray, std: np.ndarray, 
     return bank
 
 
+#: Steps of one expert that are timed to find the faster precision.
+TRIALS = 10
 #: Experts from this one on are those of the coarser levels.
 COARSE = features.EXPERTS // features.GROUPS
 
@@ -177,6 +183,25 @@ class Run:
         self.seconds, self.step, self.samples = 0.0, 0, 0
         self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
         self.tensorboard: TensorBoardLogger | None = None
+
+    def pace(self) -> tuple[float, bool]:
+        """(learning rate, whether to quantise) of the next step."""
+        left = 1 - self.seconds / (self.config.minutes * 60)
+        rate = self.config.learning_rate * left * min(1.0, (self.step + 1) / 500)
+        return rate, left <= self.config.quantised_share
+
+    def advance(self, seconds: float, samples: int) -> None:
+        """Take a step along the gradients, which so many samples gave in so many seconds."""
+        rate, _ = self.pace()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.step += 1
+        self.seconds += seconds
+        self.samples += samples
+        with torch.no_grad():
+            weight = 1 - min(self.config.average, 1 - 1 / (self.step + 1))
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
 
     def to(self, device: torch.device) -> None:
         """Move networks and the optimiser's state to a device."""
@@ -293,18 +318,45 @@ class Part:
 
 def _fabric(config: TrainConfig) -> Fabric:
     """The engine: it knows of the processes that torchrun has started, of devices and of mixed precision."""
-    if config.precision not in ("32-true", "bf16-mixed"):
-        raise ArdmError(f"unknown precision: {config.precision}; use 32-true or bf16-mixed")
+    if config.precision not in PRECISIONS:
+        raise ArdmError(f"unknown precision: {config.precision}; use {', '.join(PRECISIONS)}")
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > config.parts or config.parts % world:
         raise ArdmError(f"{config.parts} part(s) cannot be shared by {world} processes: set parts in the configuration")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    precision = faster_precision(config) if config.precision == "auto" else config.precision
     fabric = Fabric(
-        accelerator=config.accelerator, devices=local, num_nodes=world // local, precision=config.precision,  # type: ignore[arg-type]
+        accelerator=config.accelerator, devices=local, num_nodes=world // local, precision=precision,  # type: ignore[arg-type]
         strategy="ddp" if world > 1 else "auto",
     )  # fmt: skip
     fabric.launch()
     return fabric
+
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def faster_precision(config: TrainConfig) -> str:
+    """``bf16-mixed`` on a GPU that has it, and on a CPU on which an expert trains faster so; else ``32-true``.
+
+    Several processes on CPUs might not agree, so they take ``32-true``.
+    """
+    if config.accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return "32-true"
+    expert, x = Expert(160, config.hidden, config.components), torch.randn(config.batch[0], 160)
+    seconds = {}
+    with _gradient_threads(1):
+        for mixed in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                times = []
+                for _ in range(TRIALS):
+                    begun = time.perf_counter()
+                    expert(x, False).sum().backward()
+                    times.append(time.perf_counter() - begun)
+            seconds[mixed] = min(times)
+    return "bf16-mixed" if seconds[True] < seconds[False] else "32-true"
 
 
 def _tensorboard(folder: Path) -> TensorBoardLogger | None:
@@ -340,84 +392,94 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         part.fill(run.mean, run.std)
     validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
     run.to(device)
-    # experts are independent, so each thread trains whole experts: no waiting inside an operation
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     if main:
         run.tensorboard = _tensorboard(folder)
         run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
-
     try:
-        with ThreadPoolExecutor(config.threads or threads) as pool:
-            budget = config.minutes * 60
-            mark = time.monotonic()
-            began = saved = logged = validated = run.seconds
-            last = None if steps is None else run.step + steps
-            losses: list[float] = []
-            while not run.finished:
-                left = 1 - run.seconds / budget
-                rate = config.learning_rate * left * min(1.0, (run.step + 1) / 500)
-                for group in run.optimiser.param_groups:
-                    group["lr"] = rate
-                quantise = left <= config.quantised_share
-                run.optimiser.zero_grad(set_to_none=True)
-
-                def backward(e: int, quantise: bool = quantise, step: int = run.step) -> tuple[float, list[int]]:
-                    bits, counts = 0.0, []
-                    for part in parts:
-                        s = part.draw(e, step).to(device)
-                        with fabric.autocast():
-                            outputs = run.net.experts[e](s.x.float() / 32, quantise)
-                        loss = code_length(outputs.float(), s.target, s.centre, s.scale).mean() / len(parts)
-                        loss.backward()
-                        bits += float(loss.detach())
-                        counts.append(len(s.target))
-                    return bits, counts
-
-                results = list(pool.map(backward, range(features.EXPERTS)))
-                counts = np.array([counts for _, counts in results]).sum(0)
-                for part, count in zip(parts, counts, strict=True):
-                    part.renew(int(count))
-                now = time.monotonic()
-                seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
-                mark = now
-                loss_sum = sum(bits * share(e) for e, (bits, _) in enumerate(results))
-                # all processes must agree on the time as well
-                seconds, mean_loss, count = _mean(fabric, run.net, (seconds, loss_sum, float(counts.sum())))
-                run.seconds += seconds
-                run.samples += round(count * fabric.world_size)
-                run.optimiser.step()
-                run.step += 1
-                losses.append(mean_loss)
-                with torch.no_grad():
-                    weight = 1 - min(config.average, 1 - 1 / (run.step + 1))
-                    torch._foreach_lerp_(list(run.average.parameters()), list(run.net.parameters()), weight)
-
-                stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
-                if main and run.seconds - logged > 30:
-                    run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
-                    losses, logged = [], run.seconds
-                if main and run.seconds - saved > 180:
-                    run.save()
-                    saved = run.seconds
-                if main and run.seconds - validated > 600:
-                    run.log(validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
-                    validated = run.seconds
-                if stopping:
-                    break
+        _steps(run, fabric, parts, validation, stop_after, steps)
+        run.to(torch.device("cpu"))
+        if main:
+            run.save()
+            for quantise in (False, True):
+                bits = round(validate(run.average, validation, quantise), 4)
+                run.log(event="end", validation=bits, quantised=quantise)
     finally:
-        torch.set_num_threads(threads)
         if run.tensorboard:
             run.tensorboard.finalize("")
-    run.to(torch.device("cpu"))
-    if main:
-        run.save()
-        if losses:
-            run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
-        for quantise in (False, True):
-            run.log(event="end", validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
     fabric.barrier()
     return run
+
+
+def _steps(
+    run: Run, fabric: Fabric, parts: list[Part], validation: Bank, stop_after: float | None, steps: int | None
+) -> None:  # fmt: skip
+    """Take steps until the time budget is used up, or as ``train`` says; the main process logs and saves meanwhile."""
+    mark = time.monotonic()
+    began = saved = logged = validated = run.seconds
+    last = None if steps is None else run.step + steps
+    losses: list[float] = []
+    stopping = False
+    with _gradient_threads(run.config.threads) as pool:
+        while not (run.finished or stopping):
+            rate, quantise = run.pace()
+            loss, count = _gradients(run, fabric, parts, pool, quantise)
+            now = time.monotonic()
+            seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
+            mark = now
+            # all processes must agree on the time as well
+            seconds, loss, count = _mean(fabric, run.net, (seconds, loss, count))
+            run.advance(seconds, round(count * fabric.world_size))
+            losses.append(loss)
+            stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
+            if not fabric.is_global_zero:
+                continue
+            if run.seconds - logged > LOG_SECONDS or run.finished or stopping:
+                run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)
+                losses, logged = [], run.seconds
+            if run.seconds - saved > SAVE_SECONDS:
+                run.save()
+                saved = run.seconds
+            if run.seconds - validated > VALIDATE_SECONDS:
+                run.log(validation=round(validate(run.average, validation, quantise), 4), quantised=quantise)
+                validated = run.seconds
+
+
+@contextlib.contextmanager
+def _gradient_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of so many threads (0: as many as torch takes), in which torch works on one thread each: experts are
+    independent, so each thread trains whole experts and none waits inside an operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads or before) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+def _gradients(
+    run: Run, fabric: Fabric, parts: list[Part], pool: ThreadPoolExecutor, quantise: bool
+) -> tuple[float, float]:  # fmt: skip
+    """Leave this process's gradients of a step in the network; returns (loss in bits per sub-pixel, samples)."""
+    run.optimiser.zero_grad(set_to_none=True)
+
+    def backward(expert: int) -> tuple[float, list[int]]:
+        bits, counts = 0.0, []
+        for part in parts:
+            s = part.draw(expert, run.step).to(fabric.device)
+            with fabric.autocast():
+                outputs = run.net.experts[expert](s.x.float() / 32, quantise)
+            loss = code_length(outputs, s.target, s.centre, s.scale).mean() / len(parts)
+            loss.backward()
+            bits += float(loss.detach())
+            counts.append(len(s.target))
+        return bits, counts
+
+    results = list(pool.map(backward, range(features.EXPERTS)))
+    drawn = np.array([counts for _, counts in results]).sum(0)
+    for part, count in zip(parts, drawn, strict=True):
+        part.renew(int(count))
+    return sum(bits * share(expert) for expert, (bits, _) in enumerate(results)), float(drawn.sum())
 
 
 def _mean(fabric: Fabric, net: Network, numbers: tuple[float, ...]) -> list[float]:
