@@ -78,6 +78,7 @@ class EncodingCoder:
         self._values: dict[Atom, np.ndarray] = {}
         self._intervals: dict[Atom, deque[tuple[np.ndarray, np.ndarray]]] = {}
         self._gains: dict[Atom, list[learning.Gain]] = {}
+        self._level = order.levels
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
@@ -109,6 +110,10 @@ class EncodingCoder:
 
     def flush(self, atom: Atom, ended: bool) -> None:
         intervals = self._intervals[atom]
+        if atom.level < self._level and intervals:
+            self._level = atom.level
+            if atom.level in self.order.cuts:
+                self.encoder.cut()
         while intervals:
             start, width = intervals.popleft()
             self.encoder.push(start.ravel(), width.ravel())
@@ -121,8 +126,10 @@ class EncodingCoder:
 class DecodingCoder:
     """Decodes the values from the rANS words."""
 
-    def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
+    def __init__(self, segments: tuple[np.ndarray, ...], order: LatticeOrder) -> None:
+        self.order = order
         self.decoder = rans.Decoder(segments)
+        self._level = order.levels
 
     def base(self, channels: int) -> np.ndarray:
         nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels, 1)))
@@ -136,6 +143,10 @@ class DecodingCoder:
         """Nothing is kept of an atom."""
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
+        if atom.level < self._level:
+            self._level = atom.level
+            if atom.level in self.order.cuts:
+                self.decoder.cut()
         high = self.decoder.pop(distribution.rows())
         low = self.decoder.pop(distribution.rows(high))
         self.decoder.end_batch(2 * len(high))
@@ -172,10 +183,10 @@ class Pyramid:
         # the coarser array is contained in this one
         self._arrays.pop(atom.level + 1, None)
 
-    def planes(self, channels: int) -> np.ndarray:
-        """The complete image: uint8 [channels, height, width]."""
-        self.array(0)
-        return np.ascontiguousarray(self._inner(0)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
+    def planes(self, channels: int, level: int = 0) -> np.ndarray:
+        """The pixels of a level that is complete: uint8 [channels, rows, columns]."""
+        self.array(level)
+        return np.ascontiguousarray(self._inner(level)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
 
 
 @dataclass
@@ -192,11 +203,14 @@ class Plan:
 class _Walk:
     """What the atoms of one image share while they are coded."""
 
-    def __init__(self, plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None) -> None:
+    def __init__(self, plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None, level: int) -> None:
         self.plan, self.predictor, self.coder, self._progress = plan, predictor, coder, progress
         order = plan.order
         self.pyramid = Pyramid(order, coder.base(order.channels))
-        self.sizes: list[int] = order.sizes().tolist()
+        #: Sub-pixels of the atoms; those of levels that are not wanted count as empty.
+        self.sizes: list[int] = [
+            size if atom.level >= level else 0 for atom, size in zip(order.atoms, order.sizes().tolist(), strict=True)
+        ]
         self._done = [0] * len(self.sizes)
         self._blocks = block_tables(order.height, order.width)
         self._heads: dict[int, Head] = {}
@@ -274,13 +288,15 @@ def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
     return chunks
 
 
-def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None = None) -> np.ndarray:
-    """Code an image, call by call; returns its planes uint8 [channels, height, width].
+def walk(
+    plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | None = None, level: int = 0
+) -> np.ndarray:
+    """Code an image, call by call, up to ``level``; returns the planes uint8 [channels, rows, columns] of that level.
 
     All atoms of a call are predicted from what is known before the call; their values become known after it.
     """
     order = plan.order
-    state = _Walk(plan, predictor, coder, progress)
+    state = _Walk(plan, predictor, coder, progress, level)
     lanes_pay = plan.learning and predictor.threads > 1 and sum(state.sizes) >= LANES_FROM
     with Lanes(predictor.threads, state.report, coder.flush) as lanes:
         for start, end in pairwise((*plan.calls, len(order.atoms))):
@@ -311,7 +327,7 @@ def walk(plan: Plan, predictor: Predictor, coder: Coder, progress: Progress | No
             for atom, values in coded:
                 state.pyramid.fill(atom, values)
         lanes.finish()
-    return state.pyramid.planes(order.channels)
+    return state.pyramid.planes(order.channels, level)
 
 
 def pixel_checksum(planes: np.ndarray) -> int:
@@ -367,13 +383,21 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
         learning=plan.learning, batch_ends=plan.batch_ends,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
+        level_crcs=tuple(pixel_checksum(subsampled(planes, order.phase, level + 1)) for level in order.cuts),
     )  # fmt: skip
 
 
 def decode(container: Container, model: Model, backend: Backend, progress: Progress | None = None,
-           chunk: int = CHUNK) -> np.ndarray:  # fmt: skip
-    """The planes of a container; raises FormatError rather than return a wrong pixel."""
+           chunk: int = CHUNK, level: int = 0) -> np.ndarray:  # fmt: skip
+    """The planes of a container; raises FormatError rather than return a wrong pixel.
+
+    level: decode only every 2**level-th row and column, from the lattice phase on; of the streams, those that code
+    nothing of it need not be there.
+    """
     order = container.order
+    level = min(level, order.levels)
+    # the finest level up to the one wanted, at whose end a stream ends: there it can be checked
+    whole = next(finest for finest in range(level, -1, -1) if finest == 0 or finest - 1 in order.cuts)
     side = None
     if container.side_info:
         if len(container.side_info) != features.SIDE:
@@ -382,10 +406,21 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
     if container.learning and not model.learns:
         raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
     plan = Plan(order, container.call_starts, container.learning, container.batch_ends)
-    coder = DecodingCoder(container.segments)
+    coder = DecodingCoder(container.segments, order)
     with Predictor(model, backend, side, chunk) as predictor:
-        planes = walk(plan, predictor, coder, progress)
-    coder.decoder.finish()
-    if pixel_checksum(planes) != container.pixel_crc:
+        planes = walk(plan, predictor, coder, progress, whole)
+    if whole == 0:
+        coder.decoder.finish()
+        expected = container.pixel_crc
+    else:
+        coder.decoder.cut()
+        expected = container.level_crcs[order.cuts.index(whole - 1)]
+    if pixel_checksum(planes) != expected:
         raise FormatError("the decoded pixels do not match the file's checksum")
-    return planes
+    return planes if level == 0 else subsampled(planes, order.phase if whole == 0 else (0, 0), level - whole)
+
+
+def subsampled(planes: np.ndarray, phase: tuple[int, int], level: int) -> np.ndarray:
+    """Every 2**level-th row and column of planes [channels, rows, columns], from ``phase`` on."""
+    step = 1 << level
+    return np.ascontiguousarray(planes[:, phase[0] :: step, phase[1] :: step])

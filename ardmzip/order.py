@@ -7,6 +7,7 @@ lattices, channel after channel, so a photograph needs about 100 atoms whatever 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -14,6 +15,8 @@ from typing import Protocol
 import numpy as np
 
 KINDS = 3  # lattices a level
+#: Levels of so many sub-pixels begin a new stream, so that coarser levels can be read alone: some 8 bytes for each.
+CUT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,17 @@ class LatticeOrder:
         """``int64[A]``: the number of sub-pixels of every atom."""
         areas = [rows * cols for rows, cols in (self.lattice_shape(atom.level, atom.kind) for atom in self.atoms)]
         return np.array(areas, dtype=np.int64)
+
+    @cached_property
+    def cuts(self) -> tuple[int, ...]:
+        """Levels that begin a new stream, coarse to fine: those of at least CUT sub-pixels.
+
+        >>> LatticeOrder(512, 512, 3).cuts, LatticeOrder(64, 64, 3).cuts
+        ((1, 0), ())
+        """
+        areas = [rows * columns for rows, columns in map(self.level_shape, range(self.levels + 1))]
+        new = [self.channels * (area - coarser) for area, coarser in itertools.pairwise(areas)]
+        return tuple(level for level in reversed(range(self.levels)) if new[level] >= CUT)
 
     def level_shape(self, level: int) -> tuple[int, int]:
         """(rows, columns) of the dense array of a level, 0 to ``levels``; that of level 0 is the whole image."""

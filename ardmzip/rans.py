@@ -14,8 +14,8 @@ from ardmzip import kernels
 from ardmzip.errors import FormatError
 from ardmzip.mixture import TOTAL
 
-#: A segment ends with the batch in which it reaches this many symbols: bounds the encoder's memory (8 bytes a symbol,
-#: beside atoms that other threads code ahead).
+#: A segment ends where it is cut, or with the batch in which it reaches this many symbols: bounds the encoder's memory
+#: (8 bytes a symbol, beside atoms that other threads code ahead).
 SEGMENT_SYMBOLS = 1 << 22
 #: Rows are built for so many symbols at a time when a segment is pushed.
 _PUSH = 1 << 18
@@ -40,6 +40,11 @@ class Encoder:
         self._width.append(width)
         self._count += len(start)
         if self._count >= SEGMENT_SYMBOLS:
+            self._end_segment()
+
+    def cut(self) -> None:
+        """End the segment here, unless it would be empty."""
+        if self._count:
             self._end_segment()
 
     def _end_segment(self) -> None:
@@ -90,9 +95,13 @@ class Decoder:
         """Tell that a batch of so many symbols is complete: the place where a segment may end."""
         self._count += symbols
         if self._count >= SEGMENT_SYMBOLS:
-            self._check_empty()
-            self._count = 0
-            self._coder = None  # the next segment, if another symbol is to come
+            self.cut()
+
+    def cut(self) -> None:
+        """The segment ends here, if it has begun; raises FormatError if it holds more."""
+        self._check_empty()
+        self._count = 0
+        self._coder = None  # the next segment, if another symbol is to come
 
     def _check_empty(self) -> None:
         if self._coder is not None and not self._coder.is_empty():
