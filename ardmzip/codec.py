@@ -375,7 +375,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
 
 def decode(container: Container, model: Model, backend: Backend, progress: Progress | None = None,
            chunk: int = CHUNK) -> np.ndarray:  # fmt: skip
-    """The planes of a container; raises FormatError rather than return a wrong pixel."""
+    """The planes of a container; raises FormatError rather than return a wrong pixel, if it has a checksum."""
     order = container.order
     side = None
     if container.side_info:
@@ -389,6 +389,6 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
     with Predictor(model, backend, side, chunk) as predictor:
         planes = walk(plan, predictor, coder, progress)
     coder.decoder.finish()
-    if pixel_checksum(planes) != container.pixel_crc:
+    if container.pixel_crc is not None and pixel_checksum(planes) != container.pixel_crc:
         raise FormatError("the decoded pixels do not match the file's checksum")
     return planes
