@@ -1,4 +1,4 @@
-"""The library: ``compress`` and ``decompress``."""
+"""The library: ``compress``, ``decompress`` and ``decompress_array``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, ModelError, OptionError
+from ardmzip.container import MAX_PIXELS, NO_MODEL, Container, pack, unpack
+from ardmzip.errors import ArdmError, FormatError, ImageError, ModelError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ardmzip.formats import Picture
     from ardmzip.learning import Gain
+    from ardmzip.model import Model
+    from ardmzip.network import Backend
 
-#: Let the encoder choose the model that suits the image.
+#: Let the encoder choose the coder, and the model that suits the image.
 AUTO = "auto"
 
 
-#: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
-#: finding out is not worth the time.
-TRIAL = 1 << 18
-
-
 def compress(
-    image: Image.Image | np.ndarray,
+    image: Image.Image | np.ndarray | str | Path | Picture,
     *,
     model: str | Path = AUTO,
     steps: int | None = None,
@@ -34,6 +32,7 @@ def compress(
     batches: int | None = None,
     device: str = "auto",
     backend: str = "auto",
+    strip: bool = False,
     verify: bool = True,
     progress: Callable[[float], None] | None = None,
     gains: list[Gain] | None = None,
@@ -41,9 +40,10 @@ def compress(
     """Compress an image without loss.
 
     Args:
-        image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
+        image: a PIL image, with its metadata; an array uint8 or uint16 [height, width] or [height, width, 1 to 4]; or
+            the name of an image file, which gives all 16 bits where Pillow would reduce them to 8.
         model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
-            pixels is smallest.
+            pixels is smallest, or a general coder such as lossless WebP where that is smaller.
         steps: budget of network calls; None takes as many as give the smallest file.
         learn: let the network's last layer learn from the image while coding it; False is faster. It is not used where
             it does not pay, which is found out for images of less than 2**18 sub-pixels and with ``steps`` or
@@ -51,6 +51,7 @@ def compress(
         batches: most batches to plan for learning; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
+        strip: leave out the metadata: EXIF data, colour profile, texts and the like.
         verify: decode the result and compare the pixels before returning it.
         progress: called with the fraction done, 0 to 1.
         gains: a list that takes what learning brings, a ``learning.Gain`` in bits for each batch; measuring it needs
@@ -70,36 +71,43 @@ def compress(
     """
     import numpy as np
 
-    from ardmzip import choice, codec, network
-    from ardmzip import image as images
+    from ardmzip import metadata
     from ardmzip import model as models
+    from ardmzip.body import Encoder
 
     if steps is not None and steps < 1:
         raise OptionError(f"steps must be at least 1, not {steps}")
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
-    planes = images.to_planes(image)
-    known = choice.candidates() if model == AUTO else [models.load(model)]
-    chosen = network.backend(device, backend)
-    loaded = choice.best_model(planes, known, chosen)
+    if batches is not None and not learn:
+        raise OptionError("batches are for a head that learns, not for learn=False")
+    picture = _picture(image)
+    described = picture.format
+    if picture.width * picture.height > MAX_PIXELS:
+        size = f"{picture.width} x {picture.height}"
+        raise ImageError(f"an image of {size} pixels is over the limit of {MAX_PIXELS} pixels")
+    kept = metadata.pack(picture.metadata) if picture.metadata and not strip else None
     share = 0.5 if verify else 1.0
-    # the walk is not all of it: its share is full once the bytes are there
+    # coding is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    doubtful = planes.size < TRIAL or steps is not None or batches is not None
-    found: list[Gain] | None = [] if doubtful or gains is not None else None
-    container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=found)
+    loaded = None if model == AUTO else models.load(model)
+    encoder = Encoder(loaded, steps, learn, batches, device, backend, gains)
+    forced = loaded is not None and described.layout != "palette" and described.depth >= 8
+    body = encoder.encode(picture.samples, described.depth, report, forced)
+    container = replace(
+        body,
+        model_id=encoder.loaded()[0].id if body.uses_model else NO_MODEL,
+        format=None if described.is_plain else described,
+        metadata=kept,
+        pixel_crc=picture.checksum(),
+    )
     data = pack(container)
-    if doubtful and found:
-        planned = len(data) - len(pack(replace(container, batch_ends=None)))
-        if 8 * planned + sum(gain.learned - gain.frozen for gain in found) > 0:
-            data, found = pack(codec.encode(planes, loaded, chosen, steps, learn=False)), []
-    if gains is not None and found:
-        gains.extend(found)
     if progress:
         progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
-        if not np.array_equal(codec.decode(unpack(data), loaded, chosen, report), planes):
+        restored = _samples(unpack(data), encoder.loaded, report)
+        if not np.array_equal(restored, picture.samples):
             raise ArdmError("verification failed: the compressed data does not decode to the image")
     if progress:
         progress(1.0)
@@ -114,21 +122,94 @@ def decompress(
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Image.Image:
-    """The image of a ``.ardm`` file, exactly as it was: PIL mode RGB or L.
+    """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
     ``data`` may have been made on any device and back end. ``model``: name or path of the model that made it, for one
     that is not installed; by default it is found by the id in the file.
 
-    Raises FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
-    BackendError. Wrong pixels are never returned: they are compared with the file's checksum.
+    Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array); FormatError
+    for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed, BackendError. Wrong
+    pixels are never returned: they are compared with the file's checksum.
     """
-    from ardmzip import codec, network
-    from ardmzip import image as images
-    from ardmzip import model as models
+    from ardmzip import formats
+
+    formats.require_mode(unpack(data).pixel_format)
+    return formats.to_image(restore(data, model=model, device=device, backend=backend, progress=progress))
+
+
+def decompress_array(
+    data: bytes,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> np.ndarray:
+    """The samples of a ``.ardm`` file: uint8 or uint16 [height, width] or [height, width, 2 to 4].
+
+    Samples of fewer than 8 bits are not scaled (0 to 3, for 2 bits), and palettes give the numbers of the colours. For
+    the rest see decompress.
+
+    >>> import ardmzip, numpy
+    >>> deep = numpy.arange(12, dtype=numpy.uint16).reshape(2, 2, 3) * 5000
+    >>> bool((ardmzip.decompress_array(ardmzip.compress(deep)) == deep).all())
+    True
+    """
+    return restore(data, model=model, device=device, backend=backend, progress=progress).array()
+
+
+def restore(
+    data: bytes,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> Picture:
+    """The picture of a ``.ardm`` file; see decompress."""
+    from ardmzip import metadata
+    from ardmzip.formats import Picture
 
     container = unpack(data)
-    loaded = models.find(container.model_id) if model is None else models.load(model)
-    if loaded.id != container.model_id:
-        raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
-    planes = codec.decode(container, loaded, network.backend(device, backend), progress)
-    return images.from_planes(planes)
+
+    def load() -> tuple[Model, Backend]:
+        from ardmzip import model as models
+        from ardmzip import network
+
+        loaded = models.find(container.model_id) if model is None else models.load(model)
+        if loaded.id != container.model_id:
+            raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
+        return loaded, network.backend(device, backend)
+
+    kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
+    return Picture(_samples(container, load, progress), container.pixel_format, kept)
+
+
+def _picture(image: Image.Image | np.ndarray | str | Path | Picture) -> Picture:
+    from PIL import Image
+
+    from ardmzip import formats
+
+    if isinstance(image, formats.Picture):
+        return image
+    if isinstance(image, Image.Image):
+        return formats.from_image(image)
+    if isinstance(image, str | Path):
+        from ardmzip import reading
+
+        return reading.read(Path(image).read_bytes())
+    return formats.from_array(image)
+
+
+def _samples(
+    container: Container, load: Callable[[], tuple[Model, Backend]], progress: Callable[[float], None] | None
+) -> np.ndarray:
+    """The samples of a container, compared with its checksum."""
+    from ardmzip.body import Decoder
+    from ardmzip.formats import Picture
+
+    described = container.pixel_format
+    samples = Decoder(load).decode(container, described.extra, described.depth, progress)
+    if Picture(samples, described).checksum() != container.pixel_crc:
+        raise FormatError("the decoded pixels do not match the file's checksum")
+    return samples

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
-#: Let the encoder choose the coder, and the model that suits the image.
-AUTO = "auto"
 #: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
 #: finding out is not worth the time.
 TRIAL = 1 << 18
@@ -46,10 +43,11 @@ _HOPELESS_BY_ESTIMATE, _HOPELESS_BY_SIZE = 1.05, 1.3
 class Encoder:
     """How to code, and the model and back end for it, loaded when they are first needed: what is stored needs neither.
 
-    The options are those of api.compress. All parts of a file share one model, the one that suits its first part.
+    The options are those of api.compress. All parts of a file share one model: the given one, or else the installed one
+    that suits the first part.
     """
 
-    model: str | Path = AUTO
+    model: Model | None = None
     steps: int | None = None
     learn: bool = True
     batches: int | None = None
@@ -62,18 +60,17 @@ class Encoder:
     def network(self, planes: np.ndarray) -> tuple[Model, Backend]:
         """Model and back end, by the planes of the file's first part."""
         from ardmzip import choice, network
-        from ardmzip import model as models
 
         if self._loaded is None:
-            known = choice.candidates() if self.model == AUTO else [models.load(self.model)]
+            known = choice.candidates() if self.model is None else [self.model]
             chosen = network.backend(self.device, self.backend)
             self._loaded = choice.best_model(planes, known, chosen), chosen
         return self._loaded
 
-    @property
-    def model_id(self) -> bytes:
-        """The id of the model that was loaded."""
-        return NO_MODEL if self._loaded is None else self._loaded[0].id
+    def loaded(self) -> tuple[Model, Backend]:
+        """Model and back end that were used."""
+        assert self._loaded is not None, "nothing was coded by a model"
+        return self._loaded
 
     def encode(
         self, samples: np.ndarray, depth: int, progress: Progress | None = None, forced: bool = False,
@@ -85,6 +82,7 @@ class Encoder:
         channels = samples.shape[2]
         if channels % 2 and depth <= 8:
             return self._single(samples, depth, progress, forced, rival)
+        gained = len(self.gains or [])
         whole = stored.raw(samples, depth) if forced else stored.quick(samples, depth)
         rival = len(whole) if rival is None else min(rival, len(whole))
         if channels % 2:
@@ -97,7 +95,7 @@ class Encoder:
         size = len(pack_body(apart))
         if not forced and len(whole) < _HOPELESS_BY_SIZE * size:
             whole = min(stored.smallest(samples, depth), whole, key=len)
-        return self._smaller(apart, _stored(samples, whole))
+        return self._smaller(apart, _stored(samples, whole), gained)
 
     def _by_bits(self, samples: np.ndarray, progress: Progress | None, forced: bool, rival: int) -> Container:
         """The body of 16-bit samples, 8 bits first."""
@@ -115,8 +113,9 @@ class Encoder:
         self, samples: np.ndarray, depth: int, progress: Progress | None, forced: bool, rival: int | None
     ) -> Container:  # fmt: skip
         """The body of 1 or 3 channels of at most 8 bits."""
+        gained = len(self.gains or [])
         if forced:
-            return self._smaller(self._coded(samples, progress), _stored(samples, stored.raw(samples, depth)))
+            return self._smaller(self._coded(samples, progress), _stored(samples, stored.raw(samples, depth)), gained)
         quick = stored.quick(samples, depth)
         bound = len(quick) if rival is None else min(rival, len(quick))
         if depth < 8:
@@ -129,18 +128,19 @@ class Encoder:
             best = min(stored.smallest(samples, depth), quick, key=len)
             if min(len(best), bound) < _SURE * estimate:
                 return _stored(samples, best)
-            return self._smaller(self._coded(samples, progress), _stored(samples, best))
+            return self._smaller(self._coded(samples, progress), _stored(samples, best), gained)
         coded = self._coded(samples, progress)
         if bound < _HOPELESS_BY_ESTIMATE * estimate and len(quick) < _HOPELESS_BY_SIZE * len(pack_body(coded)):
             quick = min(stored.smallest(samples, depth), quick, key=len)
-        return self._smaller(coded, _stored(samples, quick))
+        return self._smaller(coded, _stored(samples, quick), gained)
 
-    def _smaller(self, coded: Container, other: Container) -> Container:
-        """The smaller of two bodies, the first of equals; no gains of a picture that is thrown away are told."""
+    def _smaller(self, coded: Container, other: Container, gained: int) -> Container:
+        """The smaller of two bodies, the first of equals; the other one throws away what is in ``gains`` from
+        ``gained`` on."""
         if len(pack_body(coded)) <= len(pack_body(other)):
             return coded
         if self.gains is not None:
-            self.gains.clear()
+            del self.gains[gained:]
         return other
 
     def _coded(self, samples: np.ndarray, progress: Progress | None) -> Container:

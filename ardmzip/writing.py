@@ -77,7 +77,7 @@ def _check(picture: Picture, kind: str, suffix: str) -> None:
     layouts = {
         "TIFF": ("gray", "gray+alpha", "RGB", "RGB+alpha", "RGB+padding", "palette"),
         "WEBP": ("gray", "gray+alpha", "RGB", "RGB+alpha"),
-        "BMP": ("gray", "RGB", "RGB+alpha", "palette"),
+        "BMP": ("gray", "RGB", "palette"),
         "PPM": ("gray", "RGB"),
     }[kind]
     deepest = 16 if kind in ("TIFF", "PPM") else 8
