@@ -106,8 +106,11 @@ def compress(
         progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
-        restored = _samples(unpack(data), encoder.loaded, report)
-        if not np.array_equal(restored, picture.samples):
+        try:
+            same = np.array_equal(_samples(unpack(data), encoder.loaded, report), picture.samples)
+        except FormatError:
+            same = False
+        if not same:
             raise ArdmError("verification failed: the compressed data does not decode to the image")
     if progress:
         progress(1.0)

@@ -34,7 +34,7 @@ TRIAL = 1 << 18
 #: A quick payload of less than this share of the estimate: the best general coder is tried before the network ...
 _LIKELY = 0.7
 #: ... which is not asked at all if that gives less than this share.
-_SURE = 0.6
+_SURE = 0.65
 #: A quick payload of more than this times the estimate, or the coded size: general coders are hopeless.
 _HOPELESS_BY_ESTIMATE, _HOPELESS_BY_SIZE = 1.05, 1.3
 
