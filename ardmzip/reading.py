@@ -19,7 +19,9 @@ from ardmzip.errors import ImageError
 from ardmzip.formats import Picture, image_errors
 
 _JPEG, _TIFF, _NETPBM = b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tuple(b"P%d" % i for i in range(1, 7))
-_ASSOCIATED_ALPHA = 1
+_UNSPECIFIED, _ASSOCIATED_ALPHA = 0, 1  # extra samples
+#: Tags that hold metadata: texts, XMP, ICC profile, EXIF and GPS data.
+_METADATA_TAGS = (269, 270, 271, 272, 305, 306, 315, 316, 700, 33432, 34665, 34675, 34853)
 _COLOUR_MAP = 320
 
 
@@ -130,29 +132,39 @@ def _tiff(file: bytes) -> Picture:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, in one line
-    try:
-        with tifffile.TiffFile(io.BytesIO(file)) as tiff:
-            pages = len(tiff.pages)
-            page = tiff.pages[0]
-            assert isinstance(page, tifffile.TiffPage)
-            extra = tuple(int(kind) for kind in page.extrasamples)
-            deep = page.bitspersample == 16 and page.sampleformat == tifffile.SAMPLEFORMAT.UINT
-            colour_map = page.tags.get(_COLOUR_MAP)
-            colours = None if colour_map is None else np.asarray(colour_map.value)
-    except MemoryError:
-        raise
-    except Exception as error:  # it raises whatever comes along in a damaged file
-        raise ImageError(f"damaged image: {error}") from error
+    with _library_errors(), tifffile.TiffFile(io.BytesIO(file)) as tiff:
+        pages = len(tiff.pages)
+        page = tiff.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        extra = tuple(int(kind) for kind in page.extrasamples)
+        bits = page.bitspersample
+        deep = bits == 16 and page.sampleformat == tifffile.SAMPLEFORMAT.UINT
+        colour_map = page.tags.get(_COLOUR_MAP)
+        colours = None if colour_map is None else np.asarray(colour_map.value)
     if pages > 1:
         raise ImageError("images with several frames or pages are not supported")
     if _ASSOCIATED_ALPHA in extra:
         raise ImageError("TIFF files with premultiplied alpha are not supported")
+    if len(extra) > 1:
+        raise ImageError("TIFF files with several samples beside the colours are not supported")
     if colours is not None and not (np.all(colours % 257 == 0) or np.all(colours % 256 == 0)):
         raise ImageError("palettes of more than 8 bits are not supported")
-    return _tiff16(file) if deep else _pillow(file)
+    # Pillow drops samples of no known meaning
+    return _tiff_samples(file) if deep or _UNSPECIFIED in extra else _with_depth(_pillow(file), bits)
 
 
-def _tiff16(file: bytes) -> Picture:
+def _with_depth(picture: Picture, bits: int) -> Picture:
+    """A picture that Pillow has spread to 8 bits, with the bits of the file."""
+    described, samples = picture.format, picture.samples
+    if bits not in (1, 2, 4) or described.depth != 8 or described.layout not in ("gray", "palette"):
+        return picture
+    if described.layout == "gray":
+        samples = samples // (255 // ((1 << bits) - 1))
+    return replace(picture, samples=samples, format=replace(described, depth=bits))
+
+
+def _tiff_samples(file: bytes) -> Picture:
+    """Samples as they are, of 8 or 16 bits, where Pillow would drop some."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(file)) as tiff:
@@ -160,28 +172,38 @@ def _tiff16(file: bytes) -> Picture:
         assert isinstance(page, tifffile.TiffPage)
         kinds = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
         colours, extra = kinds.get(page.photometric), tuple(int(kind) for kind in page.extrasamples)
-        if colours is None or page.imagedepth != 1 or extra not in ((), (0,), (2,)) or (extra == (0,) and colours < 3):
-            raise ImageError(f"16-bit TIFF files of kind {page.photometric.name} are not supported")
+        padded = _UNSPECIFIED in extra
+        if colours is None or page.imagedepth != 1 or page.bitspersample not in (8, 16) or (padded and colours == 1):
+            raise ImageError(f"TIFF files of kind {page.photometric.name} with such samples are not supported")
         width, height = page.imagewidth, page.imagelength
         if width * height > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):
             raise ImageError(f"too large: {width} x {height} pixels")
-        try:
+        with _library_errors():
             samples = np.asarray(page.asarray())
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ImageError(f"damaged image: {error}") from error
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        has_metadata = any(tag in page.tags for tag in _METADATA_TAGS)
+        depth = int(page.bitspersample)
     channels = colours + len(extra)
     samples = samples.transpose(1, 2, 0) if planar else samples.reshape(height, width, channels)
-    layout = {1: "gray", 2: "gray+alpha", 3: "RGB", 4: "RGB+padding" if extra == (0,) else "RGB+alpha"}[channels]
+    layout = {1: "gray", 2: "gray+alpha", 3: "RGB", 4: "RGB+padding" if padded else "RGB+alpha"}[channels]
     try:
-        with Image.open(io.BytesIO(file)) as image:  # for the metadata
-            kept = tuple(metadata.of_image(image))
+        with Image.open(io.BytesIO(file)) as image:
+            kept, has_metadata = tuple(metadata.of_image(image)), False
     except (OSError, SyntaxError, ValueError):
         kept = ()
-    lost = () if kept else ("metadata, if there is any",)
-    return Picture(np.ascontiguousarray(samples, np.uint16), formats.described(layout, 16), kept, lost)
+    samples = np.ascontiguousarray(samples, np.uint16 if depth == 16 else np.uint8)
+    return Picture(samples, formats.described(layout, depth), kept, ("metadata",) if has_metadata else ())
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """What tifffile and netpbmfile raise for a damaged file, which may be anything, becomes ImageError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError(f"damaged image: {' '.join(str(error).split())}") from error
 
 
 def _netpbm(file: bytes) -> Picture:
@@ -191,14 +213,15 @@ def _netpbm(file: bytes) -> Picture:
         arguments = image.tile[0][3]
         # (raw mode, maximum), or a raw mode that tells the maximum
         greatest = arguments[1] if isinstance(arguments, tuple) else 65535 if "16" in arguments else 255
+        if image.tile[0][0] != "ppm_plain":
+            row = (image.width + 7) // 8 if image.mode == "1" else image.width * (1 if image.mode in "LI" else 3)
+            end = image.tile[0][2] + image.height * row * (2 if greatest > 255 else 1)
+            if file[end:].lstrip().startswith(_NETPBM):
+                raise ImageError("images with several frames or pages are not supported")
         if greatest == 255 or image.mode == "1":
             return formats.from_image(image)
     if greatest != 65535:
         raise ImageError(f"PNM files with a maximum of {greatest} are not supported, only 255 and 65535")
-    try:
+    with _library_errors():
         samples = np.asarray(netpbmfile.NetpbmFile(io.BytesIO(file)).asarray())
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ImageError(f"damaged image: {error}") from error
     return formats.from_array(samples.astype(np.uint16))

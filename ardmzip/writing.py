@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ardmzip import formats, metadata, pngfile
 from ardmzip.errors import ImageError
@@ -147,14 +148,17 @@ def _netpbm(picture: Picture) -> bytes:
 def _tiff(picture: Picture) -> bytes:
     info = metadata.to_info(picture.metadata)
     dpi = _tiff_dpi(info)
+    xmp = _xmp(info)
     if picture.format.depth < 16:
-        return _saved(
-            picture, "TIFF", icc_profile=info.get("icc_profile"), exif=info.get("exif"), dpi=dpi,
-            tiffinfo={_XMP_TAG: _xmp(info)} if _xmp(info) else None,
-        )  # fmt: skip
+        tags = Image.Exif()
+        if info.get("exif"):
+            tags.load(info["exif"])
+        if xmp:
+            tags[_XMP_TAG] = xmp
+        return _saved(picture, "TIFF", icc_profile=info.get("icc_profile"), exif=tags if len(tags) else None, dpi=dpi)
     import tifffile
 
-    buffer, xmp = io.BytesIO(), _xmp(info)
+    buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
         picture.array(),
