@@ -130,9 +130,9 @@ def decompress(
     ``data`` may have been made on any device and back end. ``model``: name or path of the model that made it, for one
     that is not installed; by default it is found by the id in the file.
 
-    Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array); FormatError
-    for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed, BackendError. Wrong
-    pixels are never returned: they are compared with the file's checksum.
+    Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array),
+    FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
+    BackendError. Wrong pixels are never returned: they are compared with the file's checksum.
     """
     from ardmzip import formats
 

@@ -29,8 +29,11 @@ Progress = Callable[[float], None]
 #: finding out is not worth the time.
 TRIAL = 1 << 18
 
-# When to look closer. A network that learns from a screenshot makes files of at least 0.65 of the estimate; and the best
-# general coder makes them of at least 0.7 of the quick one. Photographs are nowhere near these bounds.
+#: A payload of so many bytes, and one for each so many sub-pixels, leaves nothing to gain: the network is not asked.
+_NOTHING, _NEXT_TO_NOTHING = 48, 4096
+
+# When to look closer. A network that learns from a screenshot makes files of at least 0.65 of the estimate, and the
+# best general coder makes them of at least 0.7 of the quick one. Photographs are nowhere near these bounds.
 #: A quick payload of less than this share of the estimate: the best general coder is tried before the network ...
 _LIKELY = 0.7
 #: ... which is not asked at all if that gives less than this share.
@@ -118,7 +121,7 @@ class Encoder:
             return self._smaller(self._coded(samples, progress), _stored(samples, stored.raw(samples, depth)), gained)
         quick = stored.quick(samples, depth)
         bound = len(quick) if rival is None else min(rival, len(quick))
-        if depth < 8:
+        if depth < 8 or len(quick) <= _NOTHING + samples.size // _NEXT_TO_NOTHING:
             return _stored(samples, min(stored.smallest(samples, depth), quick, key=len))
         from ardmzip import choice
 

@@ -48,7 +48,8 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend) -> float:
     needed to code it, as an encoder knows the values of all other lattices.
     """
     side, phase = codec.side_information(planes, chosen)
-    order = LatticeOrder(*planes.shape[1:], len(planes), phase)
+    channels, height, width = planes.shape
+    order = LatticeOrder(height, width, channels, phase)
     # images one pixel high or wide lack some lattices
     kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
     with Predictor(chosen, backend, side) as predictor:
@@ -61,7 +62,8 @@ def estimated_bytes(planes: np.ndarray, chosen: Model, backend: Backend) -> floa
     planes: uint8 [channels, height, width].
     """
     side, phase = codec.side_information(planes, chosen)
-    order = LatticeOrder(*planes.shape[1:], len(planes), phase)
+    channels, height, width = planes.shape
+    order = LatticeOrder(height, width, channels, phase)
     bits, pixels = 0.0, 0
     with Predictor(chosen, backend, side) as predictor:
         for level in range(min(2, order.levels)):

@@ -54,7 +54,8 @@ class Picture:
 
     def checksum(self) -> int:
         """CRC-32 of the raster, as in a file: a byte a sample, or two of 16 bits, the lower one first."""
-        return zlib.crc32(np.ascontiguousarray(self.samples, "<u2" if self.format.depth == 16 else np.uint8))
+        raster = np.ascontiguousarray(self.samples, "<u2" if self.format.depth == 16 else np.uint8)
+        return zlib.crc32(raster.data)
 
     def array(self) -> np.ndarray:
         """The samples, [height, width] if there is one channel."""
@@ -154,7 +155,7 @@ def _transparency(image: Image.Image, layout: str, alpha: bytes) -> tuple[int, .
 def from_array(array: np.ndarray) -> Picture:
     """The picture of an array uint8 or uint16, [height, width] or [height, width, 1 to 4]."""
     array = np.asarray(array)
-    if array.dtype not in (np.uint8, np.uint16):
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ImageError(f"arrays of type {array.dtype} are not supported, only uint8 and uint16")
     samples = array[:, :, None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in _LAYOUT_OF_CHANNELS:

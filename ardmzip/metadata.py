@@ -57,7 +57,8 @@ def is_xmp(chunk: Chunk) -> bool:
 
 def of_png(found: Sequence[Chunk], layout: str) -> tuple[list[Chunk], list[Chunk]]:
     """(metadata, chunks that are lost) of a PNG file."""
-    kept, lost = [], []
+    kept: list[Chunk] = []
+    lost: list[Chunk] = []
     for chunk in found:
         if chunk.kind == b"PLTE" and layout.startswith("RGB"):
             kept.append(chunk)

@@ -34,7 +34,7 @@ class PixelFormat:
         """Refuse with ValueError what cannot be."""
         if self.layout not in LAYOUTS or self.depth not in DEPTHS:
             raise ValueError(f"there are no {self.depth}-bit images of layout {self.layout}")
-        if self.depth < 8 and self.layout not in _SMALL_DEPTHS or self.depth > 8 and self.layout == "palette":
+        if (self.depth < 8 and self.layout not in _SMALL_DEPTHS) or (self.depth > 8 and self.layout == "palette"):
             raise ValueError(f"{self.layout} images have no depth of {self.depth} bits")
         if self.layout == "palette":
             if len(self.palette) % 3 or not 3 <= len(self.palette) <= 3 * MAX_PALETTE:

@@ -81,7 +81,8 @@ def header(found: Sequence[Chunk]) -> Header:
         raise ImageError("damaged image: the PNG file has no header")
     width, height, depth, colour_type, *rest = struct.unpack(">IIBBBBB", found[0].data)
     allowed = {0: (1, 2, 4, 8, 16), 3: (1, 2, 4, 8)}.get(colour_type, (8, 16))
-    if not width or not height or colour_type not in COLOUR_TYPES or depth not in allowed or rest[0] or rest[1] or rest[2] > 1:
+    valid = width and height and colour_type in COLOUR_TYPES and depth in allowed
+    if not valid or rest[:2] != [0, 0] or rest[2] > 1:
         raise ImageError("damaged image: the PNG header is invalid")
     return Header(width, height, depth, COLOUR_TYPES[colour_type], bool(rest[2]))
 

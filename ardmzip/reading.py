@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,9 @@ from ardmzip.container import is_ardm
 from ardmzip.errors import ImageError
 from ardmzip.formats import Picture, image_errors
 
-_JPEG, _TIFF, _NETPBM = b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tuple(b"P%d" % i for i in range(1, 7))
+# how the files of some formats begin
+_JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NETPBM = tuple(b"P%d" % number for number in range(1, 7))
 _UNSPECIFIED, _ASSOCIATED_ALPHA = 0, 1  # extra samples
 #: Tags that hold metadata: texts, XMP, ICC profile, EXIF and GPS data.
 _METADATA_TAGS = (269, 270, 271, 272, 305, 306, 315, 316, 700, 33432, 34665, 34675, 34853)
@@ -51,7 +54,7 @@ def _pillow(file: bytes) -> Picture:
 
 
 @contextmanager
-def _opened(file: bytes) -> Iterator[Image.Image]:
+def _opened(file: bytes) -> Iterator[Any]:
     """A single image, not loaded yet."""
     with image_errors(), Image.open(io.BytesIO(file)) as image:
         if getattr(image, "n_frames", 1) > 1:
@@ -170,11 +173,12 @@ def _tiff_samples(file: bytes) -> Picture:
     with tifffile.TiffFile(io.BytesIO(file)) as tiff:
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
-        kinds = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
-        colours, extra = kinds.get(page.photometric), tuple(int(kind) for kind in page.extrasamples)
+        kind = tifffile.PHOTOMETRIC(page.photometric)
+        colours = {tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}.get(kind)
+        extra = tuple(int(sample) for sample in page.extrasamples)
         padded = _UNSPECIFIED in extra
         if colours is None or page.imagedepth != 1 or page.bitspersample not in (8, 16) or (padded and colours == 1):
-            raise ImageError(f"TIFF files of kind {page.photometric.name} with such samples are not supported")
+            raise ImageError(f"TIFF files of kind {kind.name} with such samples are not supported")
         width, height = page.imagewidth, page.imagelength
         if width * height > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):
             raise ImageError(f"too large: {width} x {height} pixels")
@@ -210,12 +214,12 @@ def _netpbm(file: bytes) -> Picture:
     import netpbmfile
 
     with _opened(file) as image:
-        arguments = image.tile[0][3]
+        decoder, _, start, arguments = image.tile[0]
         # (raw mode, maximum), or a raw mode that tells the maximum
         greatest = arguments[1] if isinstance(arguments, tuple) else 65535 if "16" in arguments else 255
-        if image.tile[0][0] != "ppm_plain":
+        if decoder != "ppm_plain":
             row = (image.width + 7) // 8 if image.mode == "1" else image.width * (1 if image.mode in "LI" else 3)
-            end = image.tile[0][2] + image.height * row * (2 if greatest > 255 else 1)
+            end = start + image.height * row * (2 if greatest > 255 else 1)
             if file[end:].lstrip().startswith(_NETPBM):
                 raise ImageError("images with several frames or pages are not supported")
         if greatest == 255 or image.mode == "1":

@@ -163,9 +163,7 @@ def press(coder: int, data: bytes, *, alignment: int = 1) -> bytes:
         return deflater.compress(data) + deflater.flush()
     # pixels of three bytes have no alignment that LZMA knows
     bits = {2: {"lc": 0, "lp": 1, "pb": 1}, 3: {"lc": 0, "lp": 0, "pb": 0}, 4: {"lc": 0, "lp": 2, "pb": 2}}
-    filters = [
-        {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": _dictionary(len(data)), **bits.get(alignment, {})}
-    ]
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": _dictionary(len(data)), **bits.get(alignment, {})}]
     return lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
 
 

@@ -70,7 +70,7 @@ def test_candidates(monkeypatch):
     with pytest.raises(ModelError, match="none of the models photo"):
         choice.candidates()
     with pytest.raises(ModelError, match="none of the models photo"):
-        ardmzip.compress(picture(2, 2, 1)[0])
+        ardmzip.compress(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))
 
 
 def test_the_library_takes_the_best(photo, worse, monkeypatch):

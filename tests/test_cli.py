@@ -189,7 +189,8 @@ def test_decompress_to_another_format_with_json(folder):
 
 def test_output_folder_steps_and_no_verify(folder):
     (folder / "out").mkdir()
-    done = run("compress", "rgb.png", "gray.png", "-o", "out", "-m", "photo", "--steps", "6", "--no-verify", "-v", cwd=folder)
+    args = ("-m", "photo", "--steps", "6", "--no-verify", "-v")
+    done = run("compress", "rgb.png", "gray.png", "-o", "out", *args, cwd=folder)
     assert done.returncode == 0
     assert "not verified" in done.stderr[1]
     assert sorted(os.listdir(folder / "out")) == ["gray.ardm", "rgb.ardm"]
@@ -244,7 +245,90 @@ def test_goes_on_after_a_failure(images):
     assert len(done.stderr) == 2
 
 
+# Pixel formats, metadata, JPEG
+
+
+def test_formats_through_the_command_line(tmp_path):
+    import imagecodecs
+
+    deep = np.random.default_rng(0).integers(0, 65536, (12, 10, 4), np.uint16)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(deep))
+    palette = picture(3).quantize(7)
+    palette.save(tmp_path / "palette.png", bits=4, transparency=b"\x01\x02")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(3).convert("RGBA").save(tmp_path / "rgba.png", exif=exif, dpi=(300, 300))
+    names = ["deep", "palette", "rgba"]
+    done = run("compress", *(f"{name}.png" for name in names), "--json", "-v", cwd=tmp_path)
+    assert done.returncode == 0
+    reports = {report["input"][:-4]: report for report in map(json.loads, done.stdout.splitlines())}
+    assert [reports[name]["layout"] for name in names] == ["RGB+alpha", "palette", "RGB+alpha"]
+    assert [reports[name]["depth"] for name in names] == [16, 4, 8]
+    assert [reports[name]["raw_bytes"] for name in names] == [960, WIDTH * HEIGHT // 2, 4 * WIDTH * HEIGHT]
+    assert reports["palette"]["model"] is None
+    assert reports["palette"]["calls"] == 0
+    assert any("16-bit RGB+alpha" in line for line in done.stderr)
+
+    run("decompress", *(f"{name}.ardm" for name in names), "-o", ".", "-f", "--rm", cwd=tmp_path)
+    np.testing.assert_array_equal(imagecodecs.png_decode((tmp_path / "deep.png").read_bytes()), deep)
+    assert (tmp_path / "palette.png").read_bytes()[24:26] == b"\x04\x03"  # depth and colour type
+    with Image.open(tmp_path / "palette.png") as restored:
+        assert restored.tobytes() == palette.tobytes()
+        assert restored.getpalette() == palette.getpalette()
+        assert restored.info["transparency"] == b"\x01\x02"
+    with Image.open(tmp_path / "rgba.png") as restored:
+        assert restored.getexif()[0x0112] == 6
+        assert restored.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    assert sorted(os.listdir(tmp_path)) == sorted(f"{name}.png" for name in names)
+
+
+def test_strip_and_what_a_format_cannot_hold(images):
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    picture(3).save(images / "exif.png", exif=exif)
+    assert len(run("compress", "exif.png", cwd=images).stderr) == 1
+    info = run("info", "exif.ardm", "--json", cwd=images)
+    assert json.loads(info.stdout)["metadata"] == ["EXIF data"]
+    assert b"metadata   EXIF data" in run("info", "exif.ardm", cwd=images).stdout
+    done = run("decompress", "exif.ardm", "-o", "x.ppm", cwd=images)
+    assert done.stderr[1:] == ["ardmzip: exif.ardm: note: a .ppm file does not hold: EXIF data"]
+    assert len(run("decompress", "exif.ardm", "-o", "x.tif", cwd=images).stderr) == 1
+    run("compress", "--strip", "exif.png", "-o", "bare.ardm", cwd=images)
+    assert json.loads(run("info", "bare.ardm", "--json", cwd=images).stdout)["metadata"] == []
+
+
+def test_jpeg_only_by_force(images):
+    picture(3).save(images / "photo.jpg", quality=90)
+    shutil.copy(images / "photo.jpg", images / "photo2.png")
+    before = listing(images)
+    for name in ("photo.jpg", "photo2.png"):
+        assert "--force-jpeg" in refused(run("compress", name, cwd=images), 1)
+    assert listing(images) == before
+    assert run("compress", "--force-jpeg", "photo.jpg", cwd=images).returncode == 0
+    assert run("decompress", "photo.ardm", cwd=images).returncode == 0
+    assert pixels(images / "photo.png") == pixels(images / "photo.jpg")
+
+
+def test_pixels_that_a_format_cannot_hold(images):
+    picture(3).convert("RGBA").save(images / "alpha.png")
+    run("compress", "alpha.png", cwd=images)
+    assert "cannot hold RGB+alpha" in refused(run("decompress", "alpha.ardm", "-o", "x.ppm", cwd=images), 1)
+    assert not (images / "x.ppm").exists()
+
+
 # Info
+
+
+def test_info_of_stored_samples(images):
+    Image.new("RGB", (300, 200), (1, 2, 3)).save(images / "flat.png")
+    assert run("compress", "flat.png", cwd=images).returncode == 0
+    report = json.loads(run("info", "flat.ardm", "--json", cwd=images).stdout)
+    assert report["bytes"] == report["header_bytes"] + report["stored_bytes"] < 100
+    assert (report["model"], report["calls"], report["streams"]) == (None, 0, 0)
+    text = run("info", "flat.ardm", cwd=images).stdout.decode()
+    assert report["coding"] in text
+    assert "network calls" not in text
+    assert imported(["decompress", "flat.ardm", "-f", "-q"], images) == ["PIL"]
 
 
 def test_info_adds_up(packed):

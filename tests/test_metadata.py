@@ -131,7 +131,7 @@ def test_comments():
 def test_info_of_pil_images():
     with Image.open(io.BytesIO(full_png())) as image:
         data = ardmzip.compress(image)
-        before = {key: value for key, value in image.info.items()}
+        before = dict(image.info)
     found = ardmzip.decompress(data).info
     for key in ("Title", "Comment", "Author", "icc_profile", "exif", "gamma", "XML:com.adobe.xmp"):
         assert found[key] == before[key]

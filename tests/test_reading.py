@@ -42,7 +42,7 @@ def palette_image(colours: int, kind: str = "P") -> Image.Image:
 
 def png(samples: np.ndarray, depth: int, layout: str, *others: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
     """A PNG file by this test's own hands: rows without filter, or the seven passes."""
-    height, width, channels = samples.shape
+    height, width = samples.shape[:2]
     passes = [(0, 0, 1, 1)]
     if interlaced:
         passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
@@ -196,8 +196,12 @@ def test_every_output_format_is_lossless_or_refuses(suffix, picture):
     try:
         file, lost = writing.write(picture, suffix)
     except ImageError as error:
+        told = str(error)
+    else:
+        told = ""
+    if told:
         assert suffix not in (".png", ".tif") or picture.format.transparency or "padding" in picture.format.layout
-        assert "\n" not in str(error)
+        assert "\n" not in told
         return
     assert lost == []
     assert writing.holds(file, picture)

