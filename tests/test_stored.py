@@ -146,3 +146,39 @@ def test_without_webp(monkeypatch):
     assert stored.quick(array, 8)[0] & 15 != stored.WEBP
     with pytest.raises(ArdmError, match="built without"):
         stored.decode(payload, *array.shape, 8)
+
+
+def plainly_decoded(payload: bytes, height: int, width: int, channels: int, depth: int) -> np.ndarray:
+    """Written from docs/FORMAT.md, sample by sample."""
+    import lzma
+    import zlib
+
+    coder, kind, data = payload[0] % 16, payload[0] // 16, payload[1:]
+    count = height * width * channels
+    if coder == 1:
+        data = zlib.decompress(data, -15)
+    elif coder == 2:
+        k = min(next(k for k in range(12, 60) if 1 << k >= -(-count * depth // 8)), 26)
+        data = lzma.decompress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << k}])
+    if depth == 16:
+        values = [data[i] + 256 * data[count + i] for i in range(count)]
+    else:
+        bits = "".join(f"{byte:08b}" for byte in data)
+        values = [int(bits[i * depth : (i + 1) * depth], 2) for i in range(count)]
+    out = {}
+    for i, value in enumerate(values):
+        y, x, c = i // channels // width, i // channels % width, i % channels
+        left, up, corner = (out.get(place, 0) for place in ((y, x - 1, c), (y - 1, x, c), (y - 1, x - 1, c)))
+        out[y, x, c] = (value + (0, left, up, left + up - corner)[kind]) % (1 << depth)
+    return np.array([*out.values()]).reshape(height, width, channels)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8, 16])
+def test_a_decoder_from_the_specification(depth):
+    array = picture(11, 9, 3, depth)
+    array[4:6] = RNG.integers(0, 1 << depth, array[4:6].shape)
+    for coder, kind in [(0, 0), *itertools.product((1, 2), range(4))]:
+        packed = stored._packed(stored._differences(array, depth, kind), depth)
+        payload = bytes([coder | kind << 4]) + stored.press(coder, packed)
+        np.testing.assert_array_equal(plainly_decoded(payload, *array.shape, depth), array)
+        np.testing.assert_array_equal(stored.decode(payload, *array.shape, depth), array)
