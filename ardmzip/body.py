@@ -35,7 +35,7 @@ _NOTHING, _NEXT_TO_NOTHING = 48, 4096
 # When to look closer. A network that learns from a screenshot makes files of at least 0.65 of the estimate, and the
 # best general coder makes them of at least 0.7 of the quick one. Photographs are nowhere near these bounds.
 #: A quick payload of less than this share of the estimate: the best general coder is tried before the network ...
-_LIKELY = 0.7
+_LIKELY = 0.8
 #: ... which is not asked at all if that gives less than this share.
 _SURE = 0.65
 #: A quick payload of more than this times the estimate, or the coded size: general coders are hopeless.

@@ -32,7 +32,7 @@ _VP8L, _RIFF_HEAD = b"VP8L", 20
 def quick(samples: np.ndarray, depth: int) -> bytes:
     """A payload that is made at once, a bound for ``smallest``."""
     tried = [(DEFLATE, NONE)] if samples.size < _SMALL or not _webp_holds(samples, depth) else []
-    return _best(samples, depth, tried, webp=(75, 4))
+    return _best(samples, depth, tried, webp=(50, 1))
 
 
 def smallest(samples: np.ndarray, depth: int) -> bytes:

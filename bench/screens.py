@@ -37,7 +37,7 @@ def webp_bytes(path: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     paths = sorted(path for path in parser.parse_args().folder.iterdir() if path.suffix.lower() == ".png")
     if not paths:
