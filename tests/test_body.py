@@ -3,6 +3,7 @@
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ardmzip.container import NO_MODEL, Container, LowBits, pack, pack_body, unp
 from ardmzip.errors import FormatError
 from ardmzip.formats import Picture
 from ardmzip.pixelformat import DEPTHS, LAYOUTS, PixelFormat
+from ardmzip.reading import read
 
 RNG = np.random.default_rng(0)
 
@@ -214,3 +216,23 @@ def test_low_bits_by_hand():
     )
     expected = (high.astype(np.uint16) * 8 + low) * 32
     np.testing.assert_array_equal(ardmzip.decompress_array(pack(c)), expected[:, :, 0])
+
+
+ODD = sorted((Path(__file__).parent / "odd").glob("*.ardm"))
+
+
+@pytest.mark.parametrize("path", ODD, ids=lambda path: path.stem)
+def test_files_that_must_decode_for_ever(path):
+    original, restored = read(path.with_suffix(".png").read_bytes()), api.restore(path.read_bytes())
+    assert same(restored, original)
+    assert sorted(restored.metadata) == sorted(original.metadata)
+    assert unpack(path.read_bytes()).uses_model == path.stem.startswith("model")
+
+
+def test_there_are_such_files_of_every_chunk():
+    found = [part for path in ODD for part in unpack(path.read_bytes()).parts]
+    assert {part.stored[0] & 15 for part in found if part.stored is not None} == set(range(4))
+    assert any(part.low and part.low.relative for part in found)
+    assert any(part.low and part.low.count == 4 and part.stored is None for part in found)
+    assert any(part.alpha and part.stored is None for part in found)
+    assert any(part.metadata for part in found)
