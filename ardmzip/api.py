@@ -1,32 +1,31 @@
-"""The library: ``compress`` and ``decompress``."""
+"""The library: ``compress``, ``decompress`` and ``decompress_array``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, ModelError, OptionError
+from ardmzip.container import MAX_PIXELS, Container, pack, unpack
+from ardmzip.errors import ArdmError, FormatError, ImageError, ModelError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ardmzip.formats import Picture
     from ardmzip.learning import Gain
+    from ardmzip.model import Model
+    from ardmzip.network import Backend
+    from ardmzip.tiling import Rectangle
 
-#: Let the encoder choose the model that suits the image.
+#: Let the encoder choose the coder, and the model that suits the image.
 AUTO = "auto"
 
 
-#: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
-#: finding out is not worth the time.
-TRIAL = 1 << 18
-
-
 def compress(
-    image: Image.Image | np.ndarray,
+    image: Image.Image | np.ndarray | str | Path | Picture,
     *,
     model: str | Path = AUTO,
     steps: int | None = None,
@@ -34,6 +33,8 @@ def compress(
     batches: int | None = None,
     device: str = "auto",
     backend: str = "auto",
+    tile: int | str | None = AUTO,
+    strip: bool = False,
     verify: bool = True,
     progress: Callable[[float], None] | None = None,
     gains: list[Gain] | None = None,
@@ -41,9 +42,10 @@ def compress(
     """Compress an image without loss.
 
     Args:
-        image: a PIL image of mode RGB or L, or a uint8 array [height, width] or [height, width, 3].
+        image: a PIL image, with its metadata; an array uint8 or uint16 [height, width] or [height, width, 1 to 4]; or
+            the name of an image file, which gives all 16 bits where Pillow would reduce them to 8.
         model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
-            pixels is smallest.
+            pixels is smallest, or a general coder such as lossless WebP where that is smaller.
         steps: budget of network calls; None takes as many as give the smallest file.
         learn: let the network's last layer learn from the image while coding it; False is faster. It is not used where
             it does not pay, which is found out for images of less than 2**18 sub-pixels and with ``steps`` or
@@ -51,6 +53,10 @@ def compress(
         batches: most batches to plan for learning; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
+        tile: side of the tiles that the image is cut into, in pixels; None codes it in one piece; ``auto`` does so up
+            to 2**24 pixels, and takes tiles of about 2048 beyond. Tiles bound the memory, and a region of the image can
+            be decoded alone; they cost some 0.3 %.
+        strip: leave out the metadata: EXIF data, colour profile, texts and the like.
         verify: decode the result and compare the pixels before returning it.
         progress: called with the fraction done, 0 to 1.
         gains: a list that takes what learning brings, a ``learning.Gain`` in bits for each batch; measuring it needs
@@ -70,36 +76,43 @@ def compress(
     """
     import numpy as np
 
-    from ardmzip import choice, codec, network
-    from ardmzip import image as images
+    from ardmzip import metadata, raster
     from ardmzip import model as models
+    from ardmzip.body import Encoder
 
     if steps is not None and steps < 1:
         raise OptionError(f"steps must be at least 1, not {steps}")
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
-    planes = images.to_planes(image)
-    known = choice.candidates() if model == AUTO else [models.load(model)]
-    chosen = network.backend(device, backend)
-    loaded = choice.best_model(planes, known, chosen)
+    if batches is not None and not learn:
+        raise OptionError("batches are for a head that learns, not for learn=False")
+    picture = _picture(image)
+    described = picture.format
+    if picture.width * picture.height > MAX_PIXELS:
+        size = f"{picture.width} x {picture.height}"
+        raise ImageError(f"an image of {size} pixels is over the limit of {MAX_PIXELS} pixels")
+    kept = metadata.pack(picture.metadata) if picture.metadata and not strip else None
     share = 0.5 if verify else 1.0
-    # the walk is not all of it: its share is full once the bytes are there
+    # coding is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    doubtful = planes.size < TRIAL or steps is not None or batches is not None
-    found: list[Gain] | None = [] if doubtful or gains is not None else None
-    container = codec.encode(planes, loaded, chosen, steps, report, learn=learn, batches=batches, gains=found)
-    data = pack(container)
-    if doubtful and found:
-        planned = len(data) - len(pack(replace(container, batch_ends=None)))
-        if 8 * planned + sum(gain.learned - gain.frozen for gain in found) > 0:
-            data, found = pack(codec.encode(planes, loaded, chosen, steps, learn=False)), []
-    if gains is not None and found:
-        gains.extend(found)
+    loaded = None if model == AUTO else models.load(model)
+    encoder = Encoder(loaded, steps, learn, batches, device, backend, gains)
+    forced = loaded is not None and described.layout != "palette" and described.depth >= 8
+    cut = _tile(tile, picture.height, picture.width)
+    kind = None if described.is_plain else described
+    coded = raster.encode(picture.samples, described, encoder, cut, report, forced)
+    data = pack(replace(coded, format=kind, metadata=kept))
+    if coded.tile is not None and len(data) > picture.samples.nbytes:
+        data = min(data, pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept)), key=len)
     if progress:
         progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
-        if not np.array_equal(codec.decode(unpack(data), loaded, chosen, report), planes):
+        try:
+            same = np.array_equal(raster.decode(unpack(data), encoder.loaded, report), picture.samples)
+        except FormatError:
+            same = False
+        if not same:
             raise ArdmError("verification failed: the compressed data does not decode to the image")
     if progress:
         progress(1.0)
@@ -107,28 +120,130 @@ def compress(
 
 
 def decompress(
-    data: bytes,
+    data: bytes | memoryview,
     *,
     model: str | Path | None = None,
     device: str = "auto",
     backend: str = "auto",
+    level: int = 0,
+    region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Image.Image:
-    """The image of a ``.ardm`` file, exactly as it was: PIL mode RGB or L.
+    """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
-    ``data`` may have been made on any device and back end. ``model``: name or path of the model that made it, for one
-    that is not installed; by default it is found by the id in the file.
+    Args:
+        data: the file, which may have been made on any device and back end. Of a memory map only what is needed is
+            read where a level or a region is asked for.
+        model: name or path of the model that made it, for one that is not installed; by default it is found by the id
+            in the file.
+        device, backend: as for compress.
+        level: decode only every 2**level-th row and column, counted from the lattice phase (container.phase): a
+            preview. Less of the file is read and decoded then, if it was coded by a model.
+        region: (x, y, width, height) of the pixels wanted; only their tiles are decoded.
+        progress: called with the fraction done, 0 to 1.
 
-    Raises FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
-    BackendError. Wrong pixels are never returned: they are compared with the file's checksum.
+    Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
+    FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
+    BackendError, OptionError for a region outside the image. Wrong pixels are never returned: they are compared with
+    the file's checksums.
     """
-    from ardmzip import codec, network
-    from ardmzip import image as images
-    from ardmzip import model as models
+    from ardmzip import formats
 
-    container = unpack(data)
-    loaded = models.find(container.model_id) if model is None else models.load(model)
-    if loaded.id != container.model_id:
-        raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
-    planes = codec.decode(container, loaded, network.backend(device, backend), progress)
-    return images.from_planes(planes)
+    formats.require_mode(unpack(data, whole=False).pixel_format)
+    options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
+    return formats.to_image(restore(data, level=level, region=region, **options))
+
+
+def decompress_array(
+    data: bytes | memoryview,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    level: int = 0,
+    region: tuple[int, int, int, int] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> np.ndarray:
+    """The samples of a ``.ardm`` file: uint8 or uint16 [height, width] or [height, width, 2 to 4].
+
+    Samples of fewer than 8 bits are not scaled (0 to 3, for 2 bits), and palettes give the numbers of the colours. For
+    the rest see decompress.
+
+    >>> import ardmzip, numpy
+    >>> deep = numpy.arange(12, dtype=numpy.uint16).reshape(2, 2, 3) * 5000
+    >>> bool((ardmzip.decompress_array(ardmzip.compress(deep)) == deep).all())
+    True
+    """
+    options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
+    return restore(data, level=level, region=region, **options).array()
+
+
+def restore(
+    data: bytes | memoryview,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    level: int = 0,
+    region: tuple[int, int, int, int] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Picture:
+    """The picture of a ``.ardm`` file; see decompress."""
+    from ardmzip import metadata, raster
+    from ardmzip.formats import Picture
+
+    container = unpack(data, whole=level == 0 and region is None)
+    if level < 0:
+        raise OptionError(f"level must be at least 0, not {level}")
+    if level and region is not None:
+        raise OptionError("a level or a region, not both")
+
+    def load() -> tuple[Model, Backend]:
+        from ardmzip import model as models
+        from ardmzip import network
+
+        loaded = models.find(container.model_id) if model is None else models.load(model)
+        if loaded.id != container.model_id:
+            raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
+        return loaded, network.backend(device, backend)
+
+    kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
+    wanted = None if region is None else _rectangle(region, container)
+    return Picture(raster.decode(container, load, progress, level, wanted), container.pixel_format, kept)
+
+
+def _rectangle(region: tuple[int, int, int, int], c: Container) -> Rectangle:
+    from ardmzip.tiling import Rectangle
+
+    x, y, width, height = region
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > c.width or y + height > c.height:
+        raise OptionError(f"a region of {width} x {height} pixels at {x},{y} is not within {c.width} x {c.height}")
+    return Rectangle(y, x, height, width)
+
+
+def _tile(tile: int | str | None, height: int, width: int) -> tuple[int, int] | None:
+    from ardmzip import tiling
+
+    if tile is None:
+        return None
+    if tile == AUTO:
+        return tiling.default_tile(height, width)
+    if not isinstance(tile, int) or tile < 1:
+        raise OptionError(f"tile must be a positive number of pixels, None or {AUTO}, not {tile}")
+    return tiling.tile_size(height, width, tile)
+
+
+def _picture(image: Image.Image | np.ndarray | str | Path | Picture) -> Picture:
+    from PIL import Image
+
+    from ardmzip import formats
+
+    if isinstance(image, formats.Picture):
+        return image
+    if isinstance(image, Image.Image):
+        return formats.from_image(image)
+    if isinstance(image, str | Path):
+        from ardmzip import reading
+
+        return reading.read(Path(image).read_bytes())
+    return formats.from_array(image)

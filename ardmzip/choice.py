@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,38 +30,75 @@ def candidates() -> list[Model]:
     return found
 
 
-def best_model(planes: np.ndarray, models: Sequence[Model], backend: Backend) -> Model:
+def best_model(planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0)) -> Model:
     """The model by which a sample of an image's pixels takes the fewest bits, with frozen heads; the first of equals.
 
-    planes: uint8 [channels, height, width].
+    planes: uint8 [channels, height, width]; phase: of the lattice.
     """
     if len(models) == 1 or planes[0].size == 1:
         return models[0]
-    bits = [sampled_bits(planes, candidate, backend) for candidate in models]
+    bits = [sampled_bits(planes, candidate, backend, phase) for candidate in models]
     return models[int(np.argmin(bits))]
 
 
-def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend) -> float:
+def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> float:
     """Code length of pixels spread over the first lattice of the finest level, in all channels, by a frozen model.
 
     That lattice has the fewest known neighbours, so it is where models differ most; and nothing but the image itself is
     needed to code it, as an encoder knows the values of all other lattices.
     """
+    side = codec.side_information(planes, chosen, phase)
     channels, height, width = planes.shape
-    side, phase = codec.side_information(planes, chosen)
     order = LatticeOrder(height, width, channels, phase)
+    # images one pixel high or wide lack some lattices
+    kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
+    with Predictor(chosen, backend, side) as predictor:
+        return sum(sample.bits for sample in _samples(planes, order, 0, [kind], predictor))
+
+
+def estimated_bytes(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> float:
+    """About how long an image is in the code of a frozen model, by pixels spread over its two finest levels.
+
+    planes: uint8 [channels, height, width]; phase: of the lattice.
+    """
+    side = codec.side_information(planes, chosen, phase)
+    channels, height, width = planes.shape
+    order = LatticeOrder(height, width, channels, phase)
+    bits, pixels = 0.0, 0
+    with Predictor(chosen, backend, side) as predictor:
+        for level in range(min(2, order.levels)):
+            for sample in _samples(planes, order, level, range(KINDS), predictor):
+                bits += sample.bits * sample.size / sample.pixels
+                pixels += sample.size
+    return bits / pixels * planes.size / 8 if pixels else float(planes.size)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The code length of some pixels of an atom, which has ``size``."""
+
+    bits: float
+    pixels: int
+    size: int
+
+
+def _samples(
+    planes: np.ndarray, order: LatticeOrder, level: int, kinds: Iterable[int], predictor: Predictor
+) -> Iterator[_Sample]:
+    """Samples of the atoms of some lattices of a level, those that are not empty, in all channels."""
+    if level:
+        planes = planes[:, order.phase[0] :: 1 << level, order.phase[1] :: 1 << level]
+    channels, height, width = planes.shape
     array = features.unknown_array(height, width)
     features.without_border(array)[:, :, :channels] = planes.transpose(1, 2, 0)
-    bits = 0.0
-    with Predictor(chosen, backend, side) as predictor:
-        known = predictor.array(array)
-        # images one pixel high or wide lack some lattices
-        kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
-        size = int(np.prod(order.lattice_shape(0, kind)))
+    known = predictor.array(array)
+    for kind in kinds:
+        size = int(np.prod(order.lattice_shape(level, kind)))
+        if size == 0:
+            continue
         pixels = np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
         for channel in range(channels):
-            atom = Atom(0, kind, channel)
-            values = planes[channel][order.lattice(0, kind)].ravel()[pixels]
+            atom = Atom(level, kind, channel)
+            values = planes[channel][order.lattice(level, kind)].ravel()[pixels]
             distribution = predictor.distribution(atom, known, *window_offsets(order, atom, pixels))
-            bits += code_length(distribution.intervals(values)[1])
-    return bits
+            yield _Sample(code_length(distribution.intervals(values)[1]), len(pixels), size)

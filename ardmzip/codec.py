@@ -335,33 +335,42 @@ def pixel_checksum(planes: np.ndarray) -> int:
     return zlib.crc32(interleaved(planes).tobytes())
 
 
-def side_information(planes: np.ndarray, model: Model) -> tuple[np.ndarray | None, tuple[int, int]]:
-    """(side information int8 [SIDE], or None for small images; lattice phase) of an image."""
+def lattice_phase(planes: np.ndarray) -> tuple[int, int]:
+    """The lattice phase that suits an image: (0, 0) for small ones."""
+    return sideinfo.lattice_phase(sideinfo.measure(planes)) if _carries_side_information(planes) else (0, 0)
+
+
+def side_information(planes: np.ndarray, model: Model, phase: tuple[int, int]) -> np.ndarray | None:
+    """Side information int8 [SIDE] of an image that is coded in a phase, or None for small images."""
+    if not _carries_side_information(planes):
+        return None
+    stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
+    return sideinfo.quantise(stats, model.side_mean, model.side_std)
+
+
+def _carries_side_information(planes: np.ndarray) -> bool:
     height, width = planes.shape[1:]
-    if height * width < SIDE_INFO_PIXELS or min(height, width) < sideinfo.BLOCK:
-        return None, (0, 0)
-    stats = sideinfo.measure(planes)
-    phase = sideinfo.lattice_phase(stats)
-    if phase != (0, 0):
-        stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
-    return sideinfo.quantise(stats, model.side_mean, model.side_std), phase
+    return height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK
 
 
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
-           gains: list[learning.Gain] | None = None) -> Container:  # fmt: skip
+           gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
+           threads: int | None = None) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
     every atom is a call of its own, which no cut beats, as knowing more never costs bits. chunk: pixels the network
     evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
     how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes what learning
-    brings, batch by batch; this needs more time.
+    brings, batch by batch; this needs more time. phase: of the lattice; None: the one that suits the image. threads:
+    None: as many as torch is set to.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
-    side, phase = side_information(planes, model)
+    phase = lattice_phase(planes) if phase is None else phase
+    side = side_information(planes, model, phase)
     order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
@@ -376,28 +385,24 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         raise OptionError(f"model {model.name} has no learning curve to choose batches by")
     if batches is not None and plan.learning:
         plan.batch_ends = best_batches(int(order.sizes().max()), model.learning_gain, batches).ends
-    with Predictor(model, backend, side, chunk) as predictor:
+    with Predictor(model, backend, side, chunk, threads) as predictor:
         walk(plan, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
         side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
         learning=plan.learning, batch_ends=plan.batch_ends,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
-        level_crcs=tuple(pixel_checksum(subsampled(planes, order.phase, level + 1)) for level in order.cuts),
     )  # fmt: skip
 
 
 def decode(container: Container, model: Model, backend: Backend, progress: Progress | None = None,
-           chunk: int = CHUNK, level: int = 0) -> np.ndarray:  # fmt: skip
-    """The planes of a container; raises FormatError rather than return a wrong pixel.
+           chunk: int = CHUNK, level: int = 0, threads: int | None = None) -> np.ndarray:  # fmt: skip
+    """The planes of a container; raises FormatError rather than return a wrong pixel, if it has a checksum.
 
-    level: decode only every 2**level-th row and column, from the lattice phase on; of the streams, those that code
-    nothing of it need not be there.
+    level: 0, or one at whose end a stream ends (LatticeOrder.checked_level). Only its pixels are decoded then, which
+    the caller must check, and streams that code finer levels need not be there.
     """
     order = container.order
-    level = min(level, order.levels)
-    # the finest level up to the one wanted, at whose end a stream ends: there it can be checked
-    whole = next(finest for finest in range(level, -1, -1) if finest == 0 or finest - 1 in order.cuts)
     side = None
     if container.side_info:
         if len(container.side_info) != features.SIDE:
@@ -407,20 +412,12 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
     plan = Plan(order, container.call_starts, container.learning, container.batch_ends)
     coder = DecodingCoder(container.segments, order)
-    with Predictor(model, backend, side, chunk) as predictor:
-        planes = walk(plan, predictor, coder, progress, whole)
-    if whole == 0:
-        coder.decoder.finish()
-        expected = container.pixel_crc
-    else:
+    with Predictor(model, backend, side, chunk, threads) as predictor:
+        planes = walk(plan, predictor, coder, progress, level)
+    if level:
         coder.decoder.cut()
-        expected = container.level_crcs[order.cuts.index(whole - 1)]
-    if pixel_checksum(planes) != expected:
+        return planes
+    coder.decoder.finish()
+    if container.pixel_crc is not None and pixel_checksum(planes) != container.pixel_crc:
         raise FormatError("the decoded pixels do not match the file's checksum")
-    return planes if level == 0 else subsampled(planes, order.phase if whole == 0 else (0, 0), level - whole)
-
-
-def subsampled(planes: np.ndarray, phase: tuple[int, int], level: int) -> np.ndarray:
-    """Every 2**level-th row and column of planes [channels, rows, columns], from ``phase`` on."""
-    step = 1 << level
-    return np.ascontiguousarray(planes[:, phase[0] :: step, phase[1] :: step])
+    return planes

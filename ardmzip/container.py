@@ -1,24 +1,32 @@
 """The bytes of a ``.ardm`` file, version 1. docs/FORMAT.md is the specification; this module follows it.
 
-Nothing here knows of networks: a :class:`Container` carries what the header says and the words of the rANS streams.
+Nothing here knows of networks: a :class:`Container` carries what the header says and the words of the rANS streams. A
+file is a header and a *body*, the coded samples of a rectangle of pixels; ``pack_body`` and ``unpack_body`` turn a body
+alone to bytes and back.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from ardmzip import tiling
 from ardmzip.errors import FormatError
 from ardmzip.order import LatticeOrder
+from ardmzip.pixelformat import PixelFormat
+from ardmzip.varint import LIMIT, Reader, varint
 
 MAGIC = b"\x9aARD"
 VERSION = 1
 MAX_PIXELS = 2**30
 #: Bytes of a model's SHA-256 that name it.
 MODEL_ID_BYTES = 4
+#: In place of a model's id, where nothing is coded by a model.
+NO_MODEL = bytes(MODEL_ID_BYTES)
 MAX_SIDE_INFO = 255
 #: Batches of learning heads that a file may list.
 MAX_BATCHES = 1 << 16
@@ -26,21 +34,45 @@ MAX_BATCHES = 1 << 16
 _FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
 _KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
-_END, _SIDE_INFO, _SCHEDULE, _STREAM, _BATCHES = 0x00, 0x81, 0x82, 0x83, 0x87
+_END, _FORMAT, _METADATA, _SIDE_INFO, _SCHEDULE, _BATCHES, _STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
+_STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
+_LEVELS, _TILING, _TILE = 0x0B, 0x8B, 0x8C
+#: In the order in which they stand in a body.
+_BODY_NAMES = {
+    _SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream",
+    _STORED: "stored samples", _LOW_BITS: "low bits", _ALPHA: "alpha",
+}  # fmt: skip
 #: In the order in which they stand in a file.
-_CHUNK_NAMES = {_SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream"}
-_CHUNK_PLACES = {kind: place for place, kind in enumerate(_CHUNK_NAMES)}
-_VARINT_BYTES = 5
-_VARINT_LIMIT = 2**31
+_TILE_NAMES = {_LEVELS: "level checksums"} | _BODY_NAMES
+_FILE_NAMES = {_FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _TILE: "tile"} | _TILE_NAMES
+_REPEATED = (_STREAM, _TILE)
 _CRC_BYTES = 4
+_RELATIVE = 0x80  # flag of low bits
+
+
+@dataclass(frozen=True, eq=False)
+class LowBits:
+    """How 16-bit samples are made of the *high* ones, which the body codes, and others.
+
+    sample = (high << count | low) << shift, where the low ones have ``count`` bits and are coded in ``body``; None if
+    ``count`` is 0. With ``relative``, which needs 8 bits, that is low - high modulo 256.
+    """
+
+    count: int
+    shift: int
+    relative: bool
+    body: Container | None
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so a generated == could not work
 class Container:
-    """What a ``.ardm`` file says.
+    """What a ``.ardm`` file says, or the body of a part of it, which has neither format nor metadata, nor, unless it is
+    a tile, checksums.
 
-    ``calls`` holds the indices of the atoms (docs/FORMAT.md, "Order") at which network calls begin, the first being 0;
-    None means that every atom is a call of its own. ``segments`` are the rANS streams, ``uint32`` words each.
+    The pixels of a file are cut into ``tiles`` of the size ``tile``, or they are one body.
+    The samples of the colours, 1 or 3 channels, are either coded by the model or stored. In a model's picture ``calls``
+    holds the indices of the atoms (docs/FORMAT.md, "Order") at which network calls begin, the first being 0; None means
+    that every atom is a call of its own. ``segments`` are the rANS streams, ``uint32`` words each.
     """
 
     width: int
@@ -51,11 +83,51 @@ class Container:
     side_info: bytes
     calls: tuple[int, ...] | None
     segments: tuple[np.ndarray, ...]
-    pixel_crc: int
+    pixel_crc: int | None
     #: Whether the heads learn while coding.
     learning: bool = False
     #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of learning.batches.
     batch_ends: tuple[int, ...] | None = None
+    #: Payload of a general coder (stored.py) in place of a model's picture: of the alpha and the low bits too, where
+    #: these have no body of their own.
+    stored: bytes | memoryview | None = None
+    #: Of samples of 16 bits, unless they are stored as a whole.
+    low: LowBits | None = None
+    #: The body of the alpha or padding samples, unless they are stored with the colours.
+    alpha: Container | None = None
+    #: None means plain 8-bit gray or RGB.
+    format: PixelFormat | None = None
+    #: Payload of the metadata chunk (metadata.py), None without one.
+    metadata: bytes | None = None
+    #: CRC-32 of the samples of the levels that LatticeOrder.cuts cuts off, coarse to fine; () if they were not written.
+    level_crcs: tuple[int, ...] = ()
+    #: Height and width of tiles; None: the file has one body.
+    tile: tuple[int, int] | None = None
+    #: Row by row, as tiling.grid lists them.
+    tiles: tuple[Container, ...] = ()
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """``format``, written out where it is None."""
+        return self.format or PixelFormat("gray" if self.channels == 1 else "RGB")
+
+    @property
+    def parts(self) -> Iterator[Container]:
+        """This body and those within it, or those of its tiles."""
+        if self.tile is not None:
+            for tile in self.tiles:
+                yield from tile.parts
+            return
+        yield self
+        if self.low is not None and self.low.body is not None:
+            yield from self.low.body.parts
+        if self.alpha is not None:
+            yield from self.alpha.parts
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether anything in it is coded by a model."""
+        return any(part.stored is None for part in self.parts)
 
     @property
     def order(self) -> LatticeOrder:
@@ -70,8 +142,12 @@ class Container:
     @property
     def network_calls(self) -> int:
         """How often the network is called: the calls that code at least one sub-pixel."""
-        starts, sizes = self.call_starts, self.order.sizes()
-        return sum(bool(sizes[start:end].any()) for start, end in pairwise((*starts, len(sizes))))
+        count = 0
+        for part in self.parts:
+            if part.stored is None:
+                starts, sizes = part.call_starts, part.order.sizes()
+                count += sum(bool(sizes[start:end].any()) for start, end in pairwise((*starts, len(sizes))))
+        return count
 
 
 def is_ardm(prefix: bytes | memoryview) -> bool:
@@ -95,59 +171,208 @@ def pack(c: Container) -> bytes:
     >>> unpack(file).segments[0].tolist() == words.tolist()
     True
     """
-    atoms = _check_content(c)
-    flags = (
+    _check_file(c)
+    parts = [MAGIC, bytes([VERSION, _flags(c)]), varint(c.width), varint(c.height), c.model_id]
+    if c.format is not None:
+        parts += _chunk(_FORMAT, c.format.to_bytes())
+    if c.metadata is not None:
+        parts += _chunk(_METADATA, c.metadata)
+    if c.tile is not None:
+        parts += _chunk(_TILING, varint(c.tile[0]) + varint(c.tile[1]))
+        for tile in c.tiles:
+            parts += _chunk(_TILE, bytes([_flags(tile)]) + _checked_body(tile))
+        assert c.pixel_crc is not None
+        parts += [bytes([_END]), _u32(c.pixel_crc)]
+    else:
+        parts.append(_checked_body(c))
+    body = b"".join(parts)
+    return body + _u32(zlib.crc32(body))
+
+
+def _checked_body(c: Container) -> bytes:
+    """The chunks of a file or a tile up to the pixel checksum."""
+    levels = _chunk(_LEVELS, b"".join(map(_u32, c.level_crcs))) if c.level_crcs else []
+    assert c.pixel_crc is not None
+    return b"".join([*levels, *_body_chunks(c), bytes([_END]), _u32(c.pixel_crc)])
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(_CRC_BYTES, "little")
+
+
+def pack_body(c: Container) -> bytes:
+    """The body alone: flags, chunks and end marker."""
+    _check_body(c)
+    return b"".join([bytes([_flags(c)]), *_body_chunks(c), bytes([_END])])
+
+
+def _flags(c: Container) -> int:
+    return (
         (_FLAG_GRAY if c.channels == 1 else 0)
         | (_FLAG_PHASE_Y if c.phase[0] else 0)
         | (_FLAG_PHASE_X if c.phase[1] else 0)
         | (_FLAG_LEARNING if c.learning else 0)
     )
-    parts = [MAGIC, bytes([VERSION, flags]), _varint(c.width), _varint(c.height), c.model_id]
-    if c.side_info:
-        parts += _chunk(_SIDE_INFO, c.side_info)
-    if c.calls is not None and len(c.calls) < atoms:
-        parts += _chunk(_SCHEDULE, _bitmask(c.calls, atoms))
-    if c.batch_ends is not None:
-        parts += _chunk(_BATCHES, b"".join(map(_varint, np.diff(c.batch_ends, prepend=0).tolist())))
-    for words in c.segments:
-        parts += _chunk(_STREAM, words.astype("<u4").tobytes())
-    parts += [bytes([_END]), c.pixel_crc.to_bytes(_CRC_BYTES, "little")]
-    body = b"".join(parts)
-    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
-def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
+def _body_chunks(c: Container) -> list[bytes]:
+    parts: list[bytes] = []
+    if c.stored is not None:
+        parts += _chunk(_STORED, c.stored)
+    else:
+        atoms = len(c.order.atoms)
+        if c.side_info:
+            parts += _chunk(_SIDE_INFO, c.side_info)
+        if c.calls is not None and len(c.calls) < atoms:
+            parts += _chunk(_SCHEDULE, _bitmask(c.calls, atoms))
+        if c.batch_ends is not None:
+            parts += _chunk(_BATCHES, b"".join(map(varint, np.diff(c.batch_ends, prepend=0).tolist())))
+        for words in c.segments:
+            parts += _chunk(_STREAM, words.astype("<u4").tobytes())
+    if c.low is not None:
+        head = bytes([c.low.count | (_RELATIVE if c.low.relative else 0), c.low.shift])
+        parts += _chunk(_LOW_BITS, head if c.low.body is None else head + pack_body(c.low.body))
+    if c.alpha is not None:
+        parts += _chunk(_ALPHA, pack_body(c.alpha))
+    return parts
+
+
+def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Container:
     """The container of a file, or FormatError with one line that says what is wrong.
+
+    whole: compare the checksum of the file. Without that, the contents of streams and of stored samples are not read
+    yet: they stay views of ``data``.
 
     Magic and version come first, so that other files and newer versions are named as such; then the checksum of the
     file, so that damage anywhere is called damage; what is refused after that was written wrongly, or by a newer
     writer.
     """
     view = memoryview(data).cast("B")
-    _check_envelope(view)
-    reader = _Reader(view[len(MAGIC) + 1 : -_CRC_BYTES])
-    flags = reader.byte()
-    if flags & ~_KNOWN_FLAGS:
-        raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
+    _check_envelope(view, whole)
+    reader = Reader(view[len(MAGIC) + 1 : -_CRC_BYTES])
+    flags = _read_flags(reader)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
         raise FormatError(f"an image of {width} x {height} pixels is over the limit of {max_pixels} pixels")
-    channels = 1 if flags & _FLAG_GRAY else 3
-    phase = (int(bool(flags & _FLAG_PHASE_Y)), int(bool(flags & _FLAG_PHASE_X)))
-    try:
-        atoms = len(LatticeOrder(height, width, channels, phase).atoms)
-    except ValueError as error:
-        raise FormatError(f"invalid header: {error}") from error
+    _check_phase(flags, width, height)
     model_id = bytes(reader.take(MODEL_ID_BYTES))
-    chunks = _read_chunks(reader)
+    chunks = _read_chunks(reader, _FILE_NAMES)
     pixel_crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
     if reader.left():
         raise FormatError(f"{reader.left()} stray bytes after the end marker")
+    found = dict(chunks)
+    described = PixelFormat.from_bytes(found[_FORMAT]) if _FORMAT in found else None
+    colours = 1 if flags & _FLAG_GRAY else 3
+    if described is not None and described.colours != colours:
+        raise FormatError(f"{described.title} samples in a file of {colours} channels")
+    extra, depth = (described.extra, described.depth) if described is not None else (False, 8)
+    if _TILING in found or _TILE in found:
+        tile, tiles = _tiles(chunks, flags, width, height, extra, depth, model_id)
+        phase = _phase(flags)
+        body = Container(width, height, colours, phase, model_id, b"", None, (), pixel_crc, tile=tile, tiles=tiles)
+    else:
+        body = _body(chunks, flags, width, height, extra, depth, model_id)
+    if not body.uses_model and model_id != NO_MODEL:
+        raise FormatError("the file names a model, but uses none")
+    metadata = bytes(found[_METADATA]) if _METADATA in found else None
+    return replace(body, format=described, metadata=metadata, pixel_crc=pixel_crc)
 
-    side_info, calls, batch_ends, segments = b"", None, None, []
+
+def _tiles(
+    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes
+) -> tuple[tuple[int, int], tuple[Container, ...]]:
+    """Height and width of a file's tiles, and the tiles."""
+    payloads: list[memoryview] = []
+    tile = None
+    for kind, payload in chunks:
+        if kind == _TILING:
+            reader = Reader(payload)
+            tile = reader.size("tile height"), reader.size("tile width")
+            if reader.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
+                raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
+        elif kind == _TILE:
+            payloads.append(payload)
+        elif kind not in (_FORMAT, _METADATA):
+            raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
+    if tile is None:
+        raise FormatError("tiles without a tiling chunk")
+    if flags & _FLAG_LEARNING:
+        raise FormatError("learning is a matter of each tile")
+    if -(-height // tile[0]) * -(-width // tile[1]) != len(payloads):
+        raise FormatError(f"{len(payloads)} tiles of {tile[1]} x {tile[0]} do not make {width} x {height} pixels")
+    tiles = []
+    for (_, _, rows, columns), payload in zip(tiling.grid(height, width, tile), payloads, strict=True):
+        reader = Reader(payload)
+        own = _read_inner_flags(reader, 1 if flags & _FLAG_GRAY else 3, _phase(flags))
+        _check_phase(own, columns, rows)
+        within = _read_chunks(reader, _TILE_NAMES)
+        pixel_crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
+        if reader.left():
+            raise FormatError(f"{reader.left()} stray bytes after the end of a tile")
+        tiles.append(replace(_body(within, own, columns, rows, extra, depth, model_id), pixel_crc=pixel_crc))
+    return tile, tuple(tiles)
+
+
+def unpack_body(
+    data: bytes | memoryview, width: int, height: int, colours: int, extra: bool, depth: int, model_id: bytes,
+    phase: tuple[int, int],
+) -> Container:  # fmt: skip
+    """The container of a body; raises FormatError.
+
+    colours: 1 or 3 channels. extra: whether alpha or padding follows them. depth: bits of a sample. phase: of the file.
+    """
+    reader = Reader(memoryview(data).cast("B"))
+    flags = _read_inner_flags(reader, colours, phase)
+    chunks = _read_chunks(reader, _BODY_NAMES)
+    if reader.left():
+        raise FormatError(f"{reader.left()} stray bytes after the end of a body")
+    return _body(chunks, flags, width, height, extra, depth, model_id)
+
+
+def _read_flags(reader: Reader) -> int:
+    flags = reader.byte()
+    if flags & ~_KNOWN_FLAGS:
+        raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
+    return flags
+
+
+def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
+    """The flags of a body within a file."""
+    flags = _read_flags(reader)
+    if bool(flags & _FLAG_GRAY) != (colours == 1):
+        raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
+    if _phase(flags) != phase:
+        raise FormatError(f"a body of another phase than the file (flags 0x{flags:02x})")
+    return flags
+
+
+def _phase(flags: int) -> tuple[int, int]:
+    return int(bool(flags & _FLAG_PHASE_Y)), int(bool(flags & _FLAG_PHASE_X))
+
+
+def _check_phase(flags: int, width: int, height: int) -> None:
+    try:
+        LatticeOrder(height, width, 1, _phase(flags))
+    except ValueError as error:
+        raise FormatError(f"invalid header: {error}") from error
+
+
+def _body(
+    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes
+) -> Container:
+    """The container of a body's chunks, whose order is right."""
+    channels = 1 if flags & _FLAG_GRAY else 3
+    order = LatticeOrder(height, width, channels, _phase(flags))
+    atoms = len(order.atoms)
+    side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()
+    stored, low, alpha = None, None, None
     learning = bool(flags & _FLAG_LEARNING)
     for kind, payload in chunks:
-        if kind == _SIDE_INFO:
+        if kind == _LEVELS:
+            if len(payload) != _CRC_BYTES * len(order.cuts):
+                raise FormatError(f"{len(payload)} bytes of level checksums, not {_CRC_BYTES * len(order.cuts)}")
+            level_crcs = tuple(np.frombuffer(payload, "<u4").tolist())
+        elif kind == _SIDE_INFO:
             if not 1 <= len(payload) <= MAX_SIDE_INFO:
                 raise FormatError(f"side information of {len(payload)} bytes, not 1 to {MAX_SIDE_INFO}")
             side_info = bytes(payload)
@@ -156,19 +381,54 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
         elif kind == _BATCHES:
             if not learning:
                 raise FormatError("batches of a learning head in a file without one")
-            batch_ends = _batch_ends(_Reader(payload))
-        else:
+            batch_ends = _batch_ends(Reader(payload))
+        elif kind == _STREAM:
             if len(payload) % 4:
                 raise FormatError(f"a stream of {len(payload)} bytes is not made of 32-bit words")
-            segments.append(np.frombuffer(payload, dtype="<u4").astype(np.uint32))  # aligned, unlike the payload
-    if not segments:
+            segments.append(np.frombuffer(payload, dtype="<u4"))
+        elif kind == _STORED:
+            stored = payload
+        elif kind == _LOW_BITS:
+            if depth != 16:
+                raise FormatError(f"low bits of {depth}-bit samples")
+            low = _low_bits(Reader(payload), width, height, channels, model_id, _phase(flags))
+        elif kind == _ALPHA:
+            if not extra:
+                raise FormatError("alpha in an image without it")
+            alpha = unpack_body(payload, width, height, 1, False, depth, model_id, _phase(flags))
+    if stored is not None:
+        if segments or side_info or learning or {kind for kind, _ in chunks} & {_SCHEDULE, _BATCHES}:
+            raise FormatError("stored samples together with a stream or what belongs to one")
+    elif not segments:
         raise FormatError("the file holds no stream")
+    elif extra and alpha is None:
+        raise FormatError("the alpha chunk is missing")
+    elif depth == 16 and low is None:
+        raise FormatError("the low bits are missing")
+    if low is not None and extra and alpha is None:
+        raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
-        width, height, channels, phase, model_id, side_info, calls, tuple(segments), pixel_crc, learning, batch_ends
+        width, height, channels, _phase(flags), model_id, side_info, calls, tuple(segments), None, learning,
+        batch_ends, stored, low, alpha, level_crcs=level_crcs,
     )  # fmt: skip
 
 
-def _check_envelope(view: memoryview) -> None:
+def _low_bits(
+    reader: Reader, width: int, height: int, channels: int, model_id: bytes, phase: tuple[int, int]
+) -> LowBits:
+    count, shift = reader.byte(), reader.byte()
+    relative, count = bool(count & _RELATIVE), count & ~_RELATIVE
+    if 8 + count + shift > 16 or (relative and count != 8):
+        raise FormatError(f"invalid low bits: {count} of them, shifted by {shift}")
+    body = None
+    if count:
+        body = unpack_body(reader.take(reader.left()), width, height, channels, False, count, model_id, phase)
+    elif reader.left():
+        raise FormatError(f"{reader.left()} stray bytes after the low bits")
+    return LowBits(count, shift, relative, body)
+
+
+def _check_envelope(view: memoryview, whole: bool) -> None:
     start = bytes(view[: len(MAGIC)])
     if start != MAGIC:
         if start and MAGIC.startswith(start):
@@ -180,80 +440,33 @@ def _check_envelope(view: memoryview) -> None:
     if version != VERSION:
         raise FormatError(f"unknown .ardm version {version}: this ardmzip reads version {VERSION}")
     body, stored = view[:-_CRC_BYTES], view[-_CRC_BYTES:]
-    if len(body) <= len(MAGIC) or zlib.crc32(body) != int.from_bytes(stored, "little"):
+    if len(body) <= len(MAGIC) or (whole and zlib.crc32(body) != int.from_bytes(stored, "little")):
         raise FormatError("damaged or truncated: file checksum does not match")
 
 
-def _read_chunks(reader: _Reader) -> list[tuple[int, memoryview]]:
-    """The known chunks up to the end marker; their order is checked here, their contents are not."""
+def _read_chunks(reader: Reader, names: Mapping[int, str]) -> list[tuple[int, memoryview]]:
+    """The chunks called ``names`` up to the end marker; their order is checked here, their contents are not."""
     chunks: list[tuple[int, memoryview]] = []
+    places = {kind: place for place, kind in enumerate(names)}
     last = 0
     while (kind := reader.byte()) != _END:
         payload = reader.take(reader.varint("chunk length"))
-        if kind not in _CHUNK_NAMES:
+        if kind not in names:
             if kind & _CRITICAL:
                 raise FormatError(f"unknown critical chunk 0x{kind:02x}: the file needs a newer ardmzip")
             continue
-        if chunks and (_CHUNK_PLACES[kind] < _CHUNK_PLACES[last] or (kind == last and kind != _STREAM)):
-            problem = "repeated" if kind == last else f"after the {_CHUNK_NAMES[last]} chunk"
-            raise FormatError(f"misplaced {_CHUNK_NAMES[kind]} chunk: {problem}")
+        if chunks and (places[kind] < places[last] or (kind == last and kind not in _REPEATED)):
+            problem = "repeated" if kind == last else f"after the {names[last]} chunk"
+            raise FormatError(f"misplaced {names[kind]} chunk: {problem}")
         last = kind
         chunks.append((kind, payload))
     return chunks
 
 
-class _Reader:
-    """Reads a buffer from front to back and never past its end."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._at = 0
-
-    def left(self) -> int:
-        return len(self._view) - self._at
-
-    def take(self, count: int) -> memoryview:
-        if count > self.left():
-            raise FormatError(f"the file ends too early: {count} bytes expected, {self.left()} left")
-        self._at += count
-        return self._view[self._at - count : self._at]
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self, what: str) -> int:
-        value = 0
-        for position in range(_VARINT_BYTES):
-            byte = self.byte()
-            value |= (byte & 0x7F) << (7 * position)
-            if byte < 0x80:
-                if byte == 0 and position > 0:
-                    raise FormatError(f"{what}: the number is not in its shortest form")
-                if value >= _VARINT_LIMIT:
-                    break
-                return value
-        raise FormatError(f"{what}: the number is too large")
-
-    def size(self, what: str) -> int:
-        value = self.varint(what)
-        if value == 0:
-            raise FormatError(f"{what}: must not be 0")
-        return value
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _chunk(kind: int, payload: bytes) -> list[bytes]:
-    if len(payload) >= _VARINT_LIMIT:
-        raise ValueError(f"a {_CHUNK_NAMES[kind]} chunk of {len(payload)} bytes is too long")
-    return [bytes([kind]), _varint(len(payload)), payload]
+def _chunk(kind: int, payload: bytes | memoryview) -> list[bytes]:
+    if len(payload) >= LIMIT:
+        raise ValueError(f"a {_FILE_NAMES[kind]} chunk of {len(payload)} bytes is too long")
+    return [bytes([kind]), varint(len(payload)), bytes(payload)]
 
 
 def _bitmask(calls: tuple[int, ...], atoms: int) -> bytes:
@@ -273,7 +486,7 @@ def _calls(mask: memoryview, atoms: int) -> tuple[int, ...]:
     return tuple(np.flatnonzero(bits).tolist())
 
 
-def _batch_ends(reader: _Reader) -> tuple[int, ...]:
+def _batch_ends(reader: Reader) -> tuple[int, ...]:
     ends: list[int] = []
     while reader.left():
         if len(ends) == MAX_BATCHES:
@@ -284,13 +497,70 @@ def _batch_ends(reader: _Reader) -> tuple[int, ...]:
     return tuple(ends)
 
 
-def _check_content(c: Container) -> int:
-    """Refuse with ValueError what the format cannot hold; else the number of atoms."""
-    if max(c.width, c.height) >= _VARINT_LIMIT:
+def _check_file(c: Container) -> None:
+    """Refuse with ValueError what the format cannot hold."""
+    if max(c.width, c.height) >= LIMIT:
         raise ValueError(f"an image of {c.width} x {c.height} pixels is too large")
-    atoms = len(c.order.atoms)  # also checks sizes, channels and phase
     if len(c.model_id) != MODEL_ID_BYTES:
         raise ValueError(f"a model id has {MODEL_ID_BYTES} bytes, not {len(c.model_id)}")
+    if not c.uses_model and c.model_id != NO_MODEL:
+        raise ValueError("a file that uses no model names none")
+    if c.format is not None and (c.format.is_plain or c.format.colours != c.channels):
+        raise ValueError(f"a format of {c.format.title} samples does not fit {c.channels} channels")
+    if c.pixel_crc is None:
+        raise ValueError("a file needs a pixel checksum")
+    if c.tile is None:
+        _check_samples(c, c.pixel_format)
+        _check_body(c)
+        _check_levels(c)
+        return
+    rectangles = tiling.grid(c.height, c.width, c.tile)
+    if any(side < 1 or side % tiling.UNIT for side in c.tile) or len(rectangles) != len(c.tiles):
+        raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
+    if c.learning or c.segments or c.stored is not None or c.low is not None or c.alpha is not None or c.level_crcs:
+        raise ValueError("a file of tiles codes nothing itself")
+    for (_, _, height, width), tile in zip(rectangles, c.tiles, strict=True):
+        if (tile.height, tile.width, tile.channels, tile.phase) != (height, width, c.channels, c.phase):
+            raise ValueError("a tile that does not fit its place")
+        _check_samples(tile, c.pixel_format)
+        _check_body(tile)
+        _check_levels(tile)
+
+
+def _check_levels(c: Container) -> None:
+    if c.pixel_crc is None or not all(0 <= crc < 2**32 for crc in (c.pixel_crc, *c.level_crcs)):
+        raise ValueError("a checksum is an unsigned 32-bit number")
+    if len(c.level_crcs) not in (0, len(c.order.cuts)):
+        raise ValueError(f"{len(c.level_crcs)} level checksums, not {len(c.order.cuts)}")
+
+
+def _check_samples(c: Container, described: PixelFormat) -> None:
+    """Whether alpha and low bits are there if the format has them, and only then."""
+    if (c.alpha is not None) if not described.extra else (c.alpha is None and (c.stored is None or c.low)):
+        raise ValueError(f"alpha does not fit {described.title} samples")
+    if (c.low is not None) if described.depth != 16 else (c.low is None and c.stored is None):
+        raise ValueError(f"low bits do not fit {described.title} samples")
+
+
+def _check_body(c: Container) -> None:
+    atoms = len(c.order.atoms)  # also checks sizes, channels and phase
+    inner = (c.alpha, None if c.low is None else c.low.body)
+    if any(body.phase != c.phase for body in inner if body is not None):
+        raise ValueError("all bodies of a file have one phase")
+    if c.alpha is not None and (c.alpha.channels != 1 or c.alpha.alpha is not None):
+        raise ValueError("alpha has one channel")
+    low = c.low
+    if low is not None and (
+        not 0 <= low.count <= 8 - low.shift <= 8
+        or (low.relative and low.count != 8)
+        or (low.body is None) != (low.count == 0)
+        or (low.body is not None and (low.body.channels != c.channels or low.body.low or low.body.alpha))
+    ):
+        raise ValueError("low bits that cannot be")
+    if c.stored is not None:
+        if c.segments or c.side_info or c.calls is not None or c.learning:
+            raise ValueError("stored samples have neither a stream nor what belongs to one")
+        return
     if len(c.side_info) > MAX_SIDE_INFO:
         raise ValueError(f"side information has at most {MAX_SIDE_INFO} bytes, not {len(c.side_info)}")
     if c.calls is not None and (list(c.calls) != sorted(set(c.calls)) or c.calls[:1] != (0,)[:atoms]):
@@ -299,16 +569,9 @@ def _check_content(c: Container) -> int:
         raise ValueError(f"a call begins at atom {c.calls[-1]}, but there are {atoms}")
     if c.batch_ends is not None:
         sizes = np.diff(c.batch_ends, prepend=0)
-        if (
-            not c.learning
-            or not 1 <= len(sizes) <= MAX_BATCHES
-            or not (1 <= sizes.min() <= sizes.max() < _VARINT_LIMIT)
-        ):
+        if not c.learning or not 1 <= len(sizes) <= MAX_BATCHES or not (1 <= sizes.min() <= sizes.max() < LIMIT):
             raise ValueError("batches need a learning head, and their ends must rise, by less than 2**31 each")
     if not c.segments:
         raise ValueError("a file needs at least one stream")
-    if any(words.dtype != np.uint32 or words.ndim != 1 for words in c.segments):
+    if any(words.dtype.kind != "u" or words.itemsize != 4 or words.ndim != 1 for words in c.segments):
         raise ValueError("a stream is a one-dimensional array of uint32 words")
-    if not 0 <= c.pixel_crc < 2**32:
-        raise ValueError("the pixel checksum is an unsigned 32-bit number")
-    return atoms

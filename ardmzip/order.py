@@ -7,7 +7,6 @@ lattices, channel after channel, so a photograph needs about 100 atoms whatever 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 KINDS = 3  # lattices a level
-#: Levels of so many sub-pixels begin a new stream, so that coarser levels can be read alone: some 8 bytes for each.
-CUT = 1 << 16
+#: Levels that add so many pixels begin a new stream, so that coarser levels can be read alone: some 12 bytes for each.
+CUT = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,21 @@ class LatticeOrder:
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
-        """Levels that begin a new stream, coarse to fine: those of at least CUT sub-pixels.
+        """Levels that begin a new stream, coarse to fine: those that add at least CUT pixels.
 
         >>> LatticeOrder(512, 512, 3).cuts, LatticeOrder(64, 64, 3).cuts
         ((1, 0), ())
         """
         areas = [rows * columns for rows, columns in map(self.level_shape, range(self.levels + 1))]
-        new = [self.channels * (area - coarser) for area, coarser in itertools.pairwise(areas)]
-        return tuple(level for level in reversed(range(self.levels)) if new[level] >= CUT)
+        return tuple(level for level in reversed(range(self.levels)) if areas[level] - areas[level + 1] >= CUT)
+
+    def checked_level(self, level: int) -> int:
+        """The finest level up to ``level`` at whose end a stream ends, so that it can be decoded and checked alone.
+
+        >>> [LatticeOrder(512, 512, 3).checked_level(level) for level in range(5)]
+        [0, 1, 2, 2, 2]
+        """
+        return next((finest for finest in range(level, 0, -1) if finest - 1 in self.cuts), 0)
 
     def level_shape(self, level: int) -> tuple[int, int]:
         """(rows, columns) of the dense array of a level, 0 to ``levels``; that of level 0 is the whole image."""

@@ -175,22 +175,24 @@ class Predictor:
     thread waits for another within a stage (torch's and numba's own thread pools would spin against each other).
     """
 
-    def __init__(self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK, threads: int | None = None
+    ) -> None:
         self.model, self.backend, self.chunk = model, backend, chunk
         self.experts, self.tables = model.on(backend.device)
         self.table_arrays = model.tables
         self.side = sideinfo.inputs(side)
-        self.threads = 1
+        self.threads = threads or 0  # 0: as many as torch is set to
         self._pool: ThreadPoolExecutor | None = None
         self._helpers: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Predictor:
-        threads = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
-        self.threads = threads
-        if self.backend.device.type == "cpu" and threads > 1:
-            self._pool = self._stack.enter_context(ThreadPoolExecutor(threads, "ardmzip"))
-            self._helpers = self._stack.enter_context(ThreadPoolExecutor(threads - 1, "ardmzip"))
+        available = self._stack.enter_context(exact_arithmetic(self.backend.device.type))
+        self.threads = self.threads or available
+        if self.backend.device.type == "cpu" and self.threads > 1:
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads, "ardmzip"))
+            self._helpers = self._stack.enter_context(ThreadPoolExecutor(self.threads - 1, "ardmzip"))
         return self
 
     def __exit__(self, *error: object) -> None:

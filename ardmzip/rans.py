@@ -68,7 +68,8 @@ class Encoder:
 
 def _coder(words: np.ndarray) -> constriction.stream.stack.AnsCoder:
     try:
-        return constriction.stream.stack.AnsCoder(np.ascontiguousarray(words, np.uint32))
+        # words of a file that was read lazily are not aligned
+        return constriction.stream.stack.AnsCoder(np.require(words, np.uint32, ["C", "A"]))
     except ValueError as error:  # the last word is 0
         raise FormatError(f"damaged: {error}") from error
 

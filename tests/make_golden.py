@@ -1,4 +1,4 @@
-"""Make the files of tests/golden with the shipped model: python -m tests.make_golden
+"""Make the files of tests/golden and tests/odd with the shipped model: python -m tests.make_golden
 
 They must decode to the same pixels for ever, so this is run once for a model, and never replaces a file: delete the
 files of a model that was never released before running it again.
@@ -12,8 +12,14 @@ import numpy as np
 from PIL import Image
 
 import ardmzip
+from ardmzip.formats import Picture
+from ardmzip.pixelformat import PixelFormat
+from ardmzip.pngfile import Chunk
+from ardmzip.writing import write
 
 FOLDER = Path(__file__).parent / "golden"
+#: Other pixel formats, and general coders; with metadata.
+ODD = Path(__file__).parent / "odd"
 SAMPLE = Path(__file__).parent.parent / "demo" / "sample.png"
 
 
@@ -50,8 +56,41 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
     }
 
 
+def odd_pictures() -> dict[str, tuple[Picture, dict]]:
+    """Pictures and options by name; those called model-* have parts that the model codes."""
+    rgba = waves(30, 26, 4, 2.0)
+    deep = (rgba.astype(np.uint16) << 8) | waves(30, 26, 4, 9.0)
+    cross = np.zeros((30, 26, 1), np.uint8)
+    cross[10:14] = cross[:, 8:12] = 1
+    tiles = np.tile(np.random.default_rng(6).integers(0, 65536, (9, 40, 1), np.uint16), (9, 2, 1))
+    text = Chunk(b"tEXt", b"Title\0an odd picture"), Chunk(b"gAMA", (45455).to_bytes(4, "big"))
+    forced = {"model": "photo"}
+    return {
+        "model-rgba": (Picture(rgba, PixelFormat("RGB+alpha"), text), forced),
+        "model-deep-rgba": (Picture(deep, PixelFormat("RGB+alpha", 16)), forced),
+        "model-deep-gray": (Picture(deep[:, :, :1] >> 4, PixelFormat("gray", 16), text[:1]), forced),
+        "model-key": (Picture(rgba[:, :, :3].copy(), PixelFormat("RGB", transparency=(1, 2, 3))), forced),
+        "deep-copied": (Picture(cross.astype(np.uint16) * 65535, PixelFormat("gray", 16)), {}),
+        "deep-tiles": (Picture(tiles, PixelFormat("gray", 16)), {}),
+        "one-bit": (Picture(cross, PixelFormat("gray", 1)), {}),
+        "palette": (Picture(3 * cross, PixelFormat("palette", 2, bytes(range(12)), (0, 99)), text), {}),
+        "flat-rgba": (Picture(np.repeat(200 * cross, 4, axis=2), PixelFormat("RGB+alpha")), {}),
+        "noise": (Picture(np.random.default_rng(5).integers(0, 256, (9, 7, 3), np.uint8), PixelFormat("RGB")), {}),
+    }
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    ODD.mkdir(exist_ok=True)
+    for name, (picture, options) in odd_pictures().items():
+        file, original = ODD / f"{name}.ardm", ODD / f"{name}.png"
+        if file.exists() or original.exists():
+            print(f"{file} is kept")
+            continue
+        data = ardmzip.compress(picture, **options)
+        original.write_bytes(write(picture, ".png")[0])
+        file.write_bytes(data)
+        print(f"{file}: {len(data)} bytes")
     for name, (pixels, options) in images().items():
         file, original = FOLDER / f"{name}.ardm", FOLDER / f"{name}.png"
         if file.exists() or original.exists():

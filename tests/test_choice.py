@@ -55,17 +55,26 @@ def test_samples_take_as_many_bits_as_the_file(photo, cpu):
     assert choice.sampled_bits(planes, photo, cpu) == pytest.approx(first, rel=1e-9)
 
 
+def test_the_estimate_is_about_as_long_as_the_file(photo, cpu):
+    planes = picture(130, 110, 3) + np.random.default_rng(0).integers(0, 9, (3, 130, 110), np.uint8)
+    coded = codec.encode(planes, photo, cpu, learn=False)
+    size = sum(words.nbytes for words in coded.segments)
+    assert choice.estimated_bytes(planes, photo, cpu) == pytest.approx(size, rel=0.05)
+    for shape in ((1, 1, 1), (1, 2, 3), (7, 1, 3), (40, 1, 1), (2, 2, 3)):
+        assert 0 <= choice.estimated_bytes(picture(*shape), photo, cpu) < 40 * np.prod(shape)
+
+
 def test_candidates(monkeypatch):
     assert [found.name for found in choice.candidates()] == [n for n in choice.CANDIDATES if n in model.available()]
     monkeypatch.setattr(model, "available", dict)
     with pytest.raises(ModelError, match="none of the models photo"):
         choice.candidates()
     with pytest.raises(ModelError, match="none of the models photo"):
-        ardmzip.compress(picture(2, 2, 1)[0])
+        ardmzip.compress(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))
 
 
 def test_the_library_takes_the_best(photo, worse, monkeypatch):
-    pixels = picture(40, 30, 1)[0]
+    pixels = picture(40, 30, 1)[0] + np.random.default_rng(0).integers(0, 9, (40, 30), np.uint8)
     monkeypatch.setattr(choice, "candidates", lambda: [worse, photo])
     assert unpack(ardmzip.compress(pixels)).model_id == photo.id
     assert ardmzip.compress(pixels) == ardmzip.compress(pixels, model="photo")

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -18,10 +17,9 @@ from PIL import Image
 
 import ardmzip
 from ardmzip import model
-from ardmzip.cli import _common, _images, _progress
+from ardmzip.cli import _common, _progress
 from ardmzip.container import pack, unpack
-from ardmzip.errors import ArdmError, ImageError
-from ardmzip.files import IMAGE_FORMATS
+from ardmzip.errors import ArdmError
 
 ROOT = Path(ardmzip.__file__).parent.parent
 WIDTH, HEIGHT = 24, 16
@@ -73,7 +71,7 @@ def packed(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("packed")
     picture(3).save(folder / "rgb.png")
     picture(1).save(folder / "gray.png")
-    done = run("compress", "rgb.png", "gray.png", "--json", "-v", cwd=folder)
+    done = run("compress", "rgb.png", "gray.png", "-m", "photo", "--json", "-v", cwd=folder)
     assert done.returncode == 0, done.stderr
     return {"folder": folder, "done": done, "files": listing(folder)}
 
@@ -152,15 +150,15 @@ def test_light_commands_take_less_than_half_a_second(args, packed):
 def test_compress_reports(packed):
     done = packed["done"]
     rgb, gray = map(json.loads, done.stdout.splitlines())
-    keys = "input output input_bytes raw_bytes output_bytes bits_per_subpixel width height channels model calls "
-    keys += "learning seconds"
+    keys = "input output input_bytes raw_bytes output_bytes bits_per_subpixel width height channels depth layout "
+    keys += "coding model calls learning seconds"
     assert list(rgb) == keys.split()
     size = len(packed["files"]["rgb.ardm"])
     assert rgb | {"seconds": 0, "calls": 0} == {
         "input": "rgb.png", "output": "rgb.ardm", "input_bytes": len(packed["files"]["rgb.png"]),
         "raw_bytes": 3 * WIDTH * HEIGHT, "output_bytes": size, "width": WIDTH, "height": HEIGHT, "channels": 3,
         "bits_per_subpixel": round(8 * size / (3 * WIDTH * HEIGHT), 6), "model": "photo", "calls": 0, "seconds": 0,
-        "learning": True,
+        "learning": True, "depth": 8, "layout": "RGB", "coding": "model",
     }  # fmt: skip
     assert gray["channels"] == 1
     assert 0 < gray["calls"] < rgb["calls"] <= 45
@@ -191,7 +189,8 @@ def test_decompress_to_another_format_with_json(folder):
 
 def test_output_folder_steps_and_no_verify(folder):
     (folder / "out").mkdir()
-    done = run("compress", "rgb.png", "gray.png", "-o", "out", "--steps", "6", "--no-verify", "-v", cwd=folder)
+    args = ("-m", "photo", "--steps", "6", "--no-verify", "-v")
+    done = run("compress", "rgb.png", "gray.png", "-o", "out", *args, cwd=folder)
     assert done.returncode == 0
     assert "not verified" in done.stderr[1]
     assert sorted(os.listdir(folder / "out")) == ["gray.ardm", "rgb.ardm"]
@@ -205,7 +204,7 @@ def test_output_folder_steps_and_no_verify(folder):
 
 
 def test_stdin_and_stdout(folder, packed):
-    data = run("compress", "-", cwd=folder, stdin=(folder / "rgb.png").read_bytes())
+    data = run("compress", "-m", "photo", "-", cwd=folder, stdin=(folder / "rgb.png").read_bytes())
     assert data.stdout == packed["files"]["rgb.ardm"]
     assert data.stderr[0].startswith("stdin -> stdout  ")
     image = run("decompress", "-c", "rgb.ardm", cwd=folder)
@@ -217,7 +216,7 @@ def test_stdin_and_stdout(folder, packed):
 
 def test_rm_removes_the_source_once_all_is_done(folder, packed):
     (folder / "rgb.ardm").unlink()
-    done = run("compress", "--rm", "rgb.png", "gray.png", cwd=folder)
+    done = run("compress", "--rm", "rgb.png", "gray.png", "-m", "photo", cwd=folder)
     assert done.returncode == 1  # gray.ardm is there already, so gray.png must stay
     assert sorted(os.listdir(folder)) == ["gray.ardm", "gray.png", "rgb.ardm"]
     assert (folder / "rgb.ardm").read_bytes() == packed["files"]["rgb.ardm"]
@@ -238,37 +237,98 @@ def test_test_writes_nothing(folder):
     assert listing(folder) == before
 
 
-def test_goes_on_after_a_failure_and_mentions_lost_metadata(images):
+def test_goes_on_after_a_failure(images):
+    done = run("compress", "nowhere.png", "rgb.png", cwd=images)
+    assert done.returncode == 1
+    assert done.stderr[0] == "ardmzip: nowhere.png: No such file or directory"
+    assert done.stderr[1].startswith("rgb.png -> rgb.ardm  ")
+    assert len(done.stderr) == 2
+
+
+# Pixel formats, metadata, JPEG
+
+
+def test_formats_through_the_command_line(tmp_path):
+    import imagecodecs
+
+    deep = np.random.default_rng(0).integers(0, 65536, (12, 10, 4), np.uint16)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(deep))
+    palette = picture(3).quantize(7)
+    palette.save(tmp_path / "palette.png", bits=4, transparency=b"\x01\x02")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(3).convert("RGBA").save(tmp_path / "rgba.png", exif=exif, dpi=(300, 300))
+    names = ["deep", "palette", "rgba"]
+    done = run("compress", *(f"{name}.png" for name in names), "--json", "-v", cwd=tmp_path)
+    assert done.returncode == 0
+    reports = {report["input"][:-4]: report for report in map(json.loads, done.stdout.splitlines())}
+    assert [reports[name]["layout"] for name in names] == ["RGB+alpha", "palette", "RGB+alpha"]
+    assert [reports[name]["depth"] for name in names] == [16, 4, 8]
+    assert [reports[name]["raw_bytes"] for name in names] == [960, WIDTH * HEIGHT // 2, 4 * WIDTH * HEIGHT]
+    assert reports["palette"]["model"] is None
+    assert reports["palette"]["calls"] == 0
+    assert any("16-bit RGB+alpha" in line for line in done.stderr)
+
+    run("decompress", *(f"{name}.ardm" for name in names), "-o", ".", "-f", "--rm", cwd=tmp_path)
+    np.testing.assert_array_equal(imagecodecs.png_decode((tmp_path / "deep.png").read_bytes()), deep)
+    assert (tmp_path / "palette.png").read_bytes()[24:26] == b"\x04\x03"  # depth and colour type
+    with Image.open(tmp_path / "palette.png") as restored:
+        assert restored.tobytes() == palette.tobytes()
+        assert restored.getpalette() == palette.getpalette()
+        assert restored.info["transparency"] == b"\x01\x02"
+    with Image.open(tmp_path / "rgba.png") as restored:
+        assert restored.getexif()[0x0112] == 6
+        assert restored.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    assert sorted(os.listdir(tmp_path)) == sorted(f"{name}.png" for name in names)
+
+
+def test_strip_and_what_a_format_cannot_hold(images):
     exif = Image.Exif()
     exif[0x010E] = "description"
     picture(3).save(images / "exif.png", exif=exif)
-    done = run("compress", "nowhere.png", "exif.png", cwd=images)
-    assert done.returncode == 1
-    assert done.stderr[0] == "ardmzip: nowhere.png: No such file or directory"
-    assert done.stderr[1].startswith("exif.png -> exif.ardm  ")
-    assert done.stderr[2] == "ardmzip: exif.png: note: not stored: EXIF data"
-    assert (images / "exif.ardm").exists()
+    assert len(run("compress", "exif.png", cwd=images).stderr) == 1
+    info = run("info", "exif.ardm", "--json", cwd=images)
+    assert json.loads(info.stdout)["metadata"] == ["EXIF data"]
+    assert b"metadata   EXIF data" in run("info", "exif.ardm", cwd=images).stdout
+    done = run("decompress", "exif.ardm", "-o", "x.ppm", cwd=images)
+    assert done.stderr[1:] == ["ardmzip: exif.ardm: note: a .ppm file does not hold: EXIF data"]
+    assert len(run("decompress", "exif.ardm", "-o", "x.tif", cwd=images).stderr) == 1
+    run("compress", "--strip", "exif.png", "-o", "bare.ardm", cwd=images)
+    assert json.loads(run("info", "bare.ardm", "--json", cwd=images).stdout)["metadata"] == []
 
 
-@pytest.mark.parametrize("suffix", [*IMAGE_FORMATS])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_output_format_is_lossless(suffix, channels):
-    image = picture(channels)
-    if suffix == ".pgm" and channels == 3:
-        with pytest.raises(ImageError, match="gray"):
-            _images.encode(image, suffix)
-    else:
-        file = _images.encode(image, suffix)
-        assert _images.holds(file, image)
-        assert not _images.holds(file, Image.new(image.mode, image.size))
+def test_jpeg_only_by_force(images):
+    picture(3).save(images / "photo.jpg", quality=90)
+    shutil.copy(images / "photo.jpg", images / "photo2.png")
+    before = listing(images)
+    for name in ("photo.jpg", "photo2.png"):
+        assert "--force-jpeg" in refused(run("compress", name, cwd=images), 1)
+    assert listing(images) == before
+    assert run("compress", "--force-jpeg", "photo.jpg", cwd=images).returncode == 0
+    assert run("decompress", "photo.ardm", cwd=images).returncode == 0
+    assert pixels(images / "photo.png") == pixels(images / "photo.jpg")
 
 
-def test_image_too_large_for_the_format():
-    with pytest.raises(ImageError, match=r"cannot be written as \.webp"):
-        _images.encode(Image.new("RGB", (16384, 1)), ".webp")
+def test_pixels_that_a_format_cannot_hold(images):
+    picture(3).convert("RGBA").save(images / "alpha.png")
+    run("compress", "alpha.png", cwd=images)
+    assert "cannot hold RGB+alpha" in refused(run("decompress", "alpha.ardm", "-o", "x.ppm", cwd=images), 1)
+    assert not (images / "x.ppm").exists()
 
 
 # Info
+
+
+def test_info_of_stored_samples(images):
+    Image.new("RGB", (300, 200), (1, 2, 3)).save(images / "flat.png")
+    assert run("compress", "flat.png", cwd=images).returncode == 0
+    report = json.loads(run("info", "flat.ardm", "--json", cwd=images).stdout)
+    assert report["bytes"] == report["header_bytes"] + report["stored_bytes"] < 100
+    assert (report["model"], report["calls"], report["streams"]) == (None, 0, 0)
+    text = run("info", "flat.ardm", cwd=images).stdout.decode()
+    assert report["coding"] in text
+    assert "network calls" not in text
+    assert imported(["decompress", "flat.ardm", "-f", "-q"], images) == ["PIL"]
 
 
 def test_info_adds_up(packed):
@@ -357,28 +417,19 @@ def test_files_that_are_well_formed_but_wrong(folder, packed):
 # Images that cannot be stored
 
 
-def png16(color_type: int, channels: int) -> bytes:
-    """A 2x2 PNG with 16 bits a channel, which Pillow cannot write for RGB."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    row = b"\0" + bytes(range(4 * channels))
-    header = struct.pack(">IIBBBBB", 2, 2, 16, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(2 * row)) + chunk(b"IEND", b"")
-
-
 def test_unsupported_images_are_one_line_each(tmp_path):
     rgb = picture(3)
-    rgb.convert("RGBA").save(tmp_path / "rgba.png")
-    rgb.convert("LA").save(tmp_path / "la.png")
-    rgb.convert("P").save(tmp_path / "palette.png")
-    rgb.convert("1").save(tmp_path / "bits.png")
     rgb.convert("CMYK").save(tmp_path / "cmyk.tif")
-    rgb.save(tmp_path / "transparent.png", transparency=(1, 2, 3))
+    rgb.convert("F").save(tmp_path / "float.tif")
+    rgb.convert("I").save(tmp_path / "long.tif")
+    rgb.convert("LAB").save(tmp_path / "lab.tif")
     rgb.save(tmp_path / "pages.tif", save_all=True, append_images=[picture(3)])
-    (tmp_path / "rgb16.png").write_bytes(png16(2, 3))
-    (tmp_path / "gray16.png").write_bytes(png16(0, 1))
+    rgb.save(tmp_path / "animated.webp", save_all=True, append_images=[picture(1).convert("RGB")])
+    rgb.save(tmp_path / "frames.gif", save_all=True, append_images=[picture(1)])
+    rgb.save(tmp_path / "apng.png", save_all=True, append_images=[picture(1).convert("RGB")])
+    rgb.save(tmp_path / "photo.jpg")
+    shutil.copy(tmp_path / "photo.jpg", tmp_path / "disguise.png")
+    (tmp_path / "levels.ppm").write_bytes(b"P6 2 1 100\n" + bytes(6))
     rgb.save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
     (tmp_path / "text.png").write_text("this is no image")
@@ -392,6 +443,9 @@ def test_unsupported_images_are_one_line_each(tmp_path):
     assert done.returncode == 1
     assert [line.split(": ")[1] for line in done.stderr] == names, done.stderr
     assert all(len(line.split(": ", 2)[2]) > 5 for line in done.stderr)
+    told = dict(zip(names, done.stderr, strict=True))
+    assert all("several frames" in told[name] for name in ("pages.tif", "animated.webp", "frames.gif", "apng.png"))
+    assert all("--force-jpeg" in told[name] for name in ("photo.jpg", "disguise.png"))
     assert listing(tmp_path) == before
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ardmzip.container import Container, is_ardm, pack, unpack
+from ardmzip.container import NO_MODEL, Container, LowBits, is_ardm, pack, pack_body, unpack, unpack_body
 from ardmzip.errors import FormatError
 from ardmzip.order import LatticeOrder
+from ardmzip.pixelformat import PixelFormat
 
 MAGIC = b"\x9aARD"
 STREAM = b"\x83\x04\x01\x02\x03\x04"
@@ -38,7 +39,17 @@ def raw_file(
 def same(a: Container, b: Container) -> bool:
     fields = (
         "width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc", "learning", "batch_ends",
+        "stored", "format", "metadata",
     )  # fmt: skip
+    if (a.low is None) != (b.low is None) or (a.alpha is None) != (b.alpha is None):
+        return False
+    if a.low is not None:
+        if any(getattr(a.low, name) != getattr(b.low, name) for name in ("count", "shift", "relative")):
+            return False
+        if (a.low.body is None) != (b.low.body is None) or (a.low.body and not same(a.low.body, b.low.body)):
+            return False
+    if a.alpha is not None and not same(a.alpha, b.alpha):
+        return False
     return (
         all(getattr(a, name) == getattr(b, name) for name in fields)
         and len(a.segments) == len(b.segments)
@@ -113,7 +124,7 @@ def test_random_bytes_with_a_correct_checksum(middle):
     st.integers(0, 15),
     st.lists(
         st.tuples(
-            st.sampled_from([0x05, 0x81, 0x82, 0x83, 0x84, 0x87]),
+            st.sampled_from([0x05, 0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x89, 0x8A]),
             st.binary(max_size=6) | st.sampled_from([b"\x01\x00\x00", b"\x05\x81\x01", bytes(4)]),
         ),
         max_size=5,
@@ -225,7 +236,7 @@ def test_checksum_comes_before_the_header():
         unpack(data)
 
 
-@pytest.mark.parametrize("kind", [0x01, 0x05, 0x7F])
+@pytest.mark.parametrize("kind", [0x01, 0x06, 0x7F])
 def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
     extra = bytes([kind]) + varint(200) + bytes(200)
     plain = b"\x81\x01s", b"\x82\x03\x01\x01\x00", b"\x87\x01\x09", STREAM, STREAM
@@ -236,7 +247,7 @@ def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
         assert same(unpack(raw_file(chunks, flags=8)), expected)
 
 
-@pytest.mark.parametrize("kind", [0x80, 0x84, 0x85, 0x86, 0x88, 0xFF])
+@pytest.mark.parametrize("kind", [0x80, 0x84, 0x85, 0x8B, 0xFF])
 def test_unknown_critical_chunks_are_refused(kind):
     with pytest.raises(FormatError, match=f"critical chunk 0x{kind:02x}"):
         unpack(raw_file(STREAM + bytes([kind]) + b"\x00"))
@@ -351,6 +362,170 @@ def test_malformed_chunks_are_refused(chunks, message):
 def test_malformed_ends_are_refused(end):
     with pytest.raises(FormatError, match=r"too early|stray"):
         unpack(raw_file(end=end))
+
+
+def stored_body(channels: int = 1, payload: bytes = b"\0abc", **more) -> Container:
+    """A body of 5 x 4 pixels that is stored."""
+    return Container(5, 4, channels, (0, 0), b"MODL", b"", None, (), None, stored=payload, **more)
+
+
+def deep_example() -> Container:
+    """16-bit RGB with alpha, all parts of it."""
+    low = LowBits(8, 0, True, stored_body(3))
+    alpha = stored_body(1, b"\0alpha", low=LowBits(3, 2, False, stored_body(1, b"\1low")))
+    picture = replace(example(), model_id=b"MODL", low=low, alpha=alpha, metadata=b"meta")
+    return replace(picture, format=PixelFormat("RGB+alpha", 16))
+
+
+def palette_example() -> Container:
+    described = PixelFormat("palette", 2, b"abcdef", (9,))
+    return replace(stored_body(), model_id=NO_MODEL, pixel_crc=77, format=described)
+
+
+@pytest.mark.parametrize("make", [deep_example, palette_example])
+def test_round_trip_of_other_formats(make):
+    data = pack(make())
+    assert same(unpack(data), replace(make(), model_id=unpack(data).model_id))
+    assert pack(unpack(data)) == data
+    for length in range(5, len(data) - 4):
+        cut = data[:length]
+        with pytest.raises(FormatError):
+            unpack(cut)
+        with pytest.raises(FormatError):
+            unpack(cut + zlib.crc32(cut).to_bytes(4, "little"))
+
+
+def test_bytes_of_other_formats():
+    body = bytes.fromhex(
+        "9a415244 01 01 05 04 00000000"  # gray, no model
+        "88 0c 04 02 01 02 616263646566 01 09"  # palette, 2 bits, transparency, 2 colours, 1 alpha
+        "89 04 00 616263"
+        "00 4d000000"
+    )
+    assert pack(palette_example()) == body + zlib.crc32(body).to_bytes(4, "little")
+    data = pack(deep_example())
+    low = "8a 0a 88 00 00 89 04 00616263 00"  # 8 relative bits, no shift; flags, stored, end
+    alpha = "86 16 01 89 06 00616c706861 8a 0a 03 02 01 89 04 016c6f77 00 00"
+    assert bytes.fromhex("88 03 03 10 00 05 04") + b"meta" in data
+    assert data[:-8].endswith(bytes.fromhex(low + alpha + "00"))
+
+
+def test_parts_of_a_body():
+    c = unpack(pack(deep_example()))
+    assert len([*c.parts]) == 4
+    assert c.uses_model
+    assert not c.alpha.uses_model
+    assert c.network_calls == example().network_calls
+    body = pack_body(c)
+    assert same(unpack_body(body, 5, 4, 3, True, 16, b"MODL"), replace(c, format=None, metadata=None, pixel_crc=None))
+    for wrong in ((5, 4, 1, True, 16), (5, 4, 3, False, 16), (5, 4, 3, True, 8)):
+        with pytest.raises(FormatError):
+            unpack_body(body, *wrong, b"MODL")
+    with pytest.raises(FormatError, match="stray bytes"):
+        unpack_body(body + b"x", 5, 4, 3, True, 16, b"MODL")
+
+
+RGBA, RGB16, GRAY16 = b"\x88\x03\x03\x08\x00", b"\x88\x03\x02\x10\x00", b"\x88\x03\x00\x10\x00"
+STORED = b"\x89\x02\x00x"
+BODY = b"\x01" + STORED + b"\x00"
+
+
+def chunk(kind: int, payload: bytes) -> bytes:
+    return bytes([kind]) + varint(len(payload)) + payload
+
+
+@pytest.mark.parametrize(
+    ("chunks", "flags", "message"),
+    [
+        (RGBA + STREAM, 0, "alpha chunk is missing"),
+        (RGB16 + STREAM, 0, "low bits are missing"),
+        (RGBA + STREAM, 1, "samples in a file of 1 channels"),
+        (STREAM + chunk(0x86, BODY), 0, "alpha in an image without it"),
+        (STREAM + chunk(0x8A, b"\0\0"), 0, "low bits of 8-bit samples"),
+        (STORED + chunk(0x86, BODY), 0, "alpha in an image without it"),
+        (STREAM + STORED, 0, "together with a stream"),
+        (b"\x81\x01s" + STORED, 0, "together with a stream"),
+        (b"\x82\x03\x01\x00\x00" + STORED, 0, "together with a stream"),
+        (STORED, 8, "together with a stream"),
+        (STORED, 2, "together with a stream"),
+        (STORED, 0, "names a model, but uses none"),
+        (STORED + STORED, 0, "misplaced stored samples chunk: repeated"),
+        (STORED + STREAM, 0, "misplaced stream chunk: after the stored samples chunk"),
+        (RGBA + RGBA + STREAM, 0, "misplaced format chunk: repeated"),
+        (STREAM + RGBA, 0, "misplaced format chunk: after the stream chunk"),
+        (b"\x05\x01x" + RGBA + STREAM, 0, "misplaced format chunk: after the metadata chunk"),
+        (b"\x05\x01x\x05\x01x" + STREAM, 0, "misplaced metadata chunk: repeated"),
+        (STREAM + b"\x05\x01x", 0, "misplaced metadata chunk: after the stream chunk"),
+        (RGBA + STREAM + chunk(0x86, BODY) + chunk(0x86, BODY), 0, "misplaced alpha chunk: repeated"),
+        (RGBA + STREAM + chunk(0x86, BODY[1:]), 0, "reserved"),
+        (RGBA + STREAM + chunk(0x86, b"\0" + BODY[1:]), 0, "wrong number of channels"),
+        (RGBA + STREAM + chunk(0x86, BODY[:-1]), 0, "too early"),
+        (RGBA + STREAM + chunk(0x86, BODY + b"x"), 0, "stray bytes"),
+        (RGBA + STREAM + chunk(0x86, b""), 0, "too early"),
+        (RGBA + STREAM + chunk(0x86, b"\x01\x00"), 0, "no stream"),
+        (RGBA + STREAM + chunk(0x86, b"\x01" + STORED + chunk(0x86, BODY) + b"\0"), 0, "alpha in an image without"),
+        (RGBA + STREAM + chunk(0x86, b"\x01" + RGBA + STORED + b"\0"), 0, "unknown critical chunk 0x88"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\x09\0"), 1, "invalid low bits"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\x08\1"), 1, "invalid low bits"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\x87\0"), 1, "invalid low bits"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\0\0x"), 1, "stray bytes after the low bits"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\x01"), 1, "too early"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\x03\0"), 1, "too early"),
+        (GRAY16 + STREAM + chunk(0x8A, b"\3\0\1" + STORED + chunk(0x8A, b"\0\0") + b"\0"), 1, "low bits of 3-bit"),
+        (b"\x88\x03\x03\x10\x00" + STORED + chunk(0x8A, b"\0\0"), 0, "alpha chunk is missing beside low bits"),
+        (b"\x88\x03\x02\x08\x00" + STREAM, 0, "plain"),
+        (b"\x88\x03\x00\x08\x00" + STREAM, 1, "plain"),
+        (b"\x88\x03\x06\x08\x00" + STREAM, 0, "unknown pixel format 6"),
+        (b"\x88\x03\x02\x08\x02" + STREAM, 0, "unknown pixel format 2 with flags 2"),
+        (b"\x88\x03\x02\x04\x00" + STREAM, 0, "no depth of 4 bits"),
+        (b"\x88\x03\x00\x03\x00" + STREAM, 1, "3-bit"),
+        (b"\x88\x02\x02\x08" + STREAM, 0, "too early"),
+        (b"\x88\x04\x03\x08\x00\x00" + STREAM, 0, "stray bytes in the format chunk"),
+        (b"\x88\x05\x03\x08\x01\x00\x00" + STREAM, 0, "too early"),
+        (b"\x88\x05\x00\x04\x01\x10\x00" + STREAM, 1, "more than 4 bits"),
+        (b"\x88\x04\x04\x08\x00\x00" + STREAM, 1, "must not be 0"),
+        (b"\x88\x07\x04\x08\x01\x01abc" + STREAM, 1, "too early"),
+        (b"\x88\x0a\x04\x08\x01\x01abc\x02\x01\x01" + STREAM, 1, "transparency for 2 of 1 colours"),
+        (chunk(0x88, b"\x04\x08\x00\x81\x02" + bytes(771)) + STREAM, 1, "palette of 257 colours"),
+    ],
+)
+def test_malformed_parts_are_refused(chunks, flags, message):
+    with pytest.raises(FormatError, match=message) as caught:
+        unpack(raw_file(chunks, flags=flags))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        replace(palette_example(), model_id=b"MODL"),
+        replace(palette_example(), channels=3),
+        replace(palette_example(), learning=True),
+        replace(palette_example(), side_info=b"s"),
+        replace(palette_example(), calls=(0,)),
+        replace(palette_example(), phase=(1, 0)),
+        replace(palette_example(), segments=(np.zeros(1, np.uint32),)),
+        replace(palette_example(), alpha=stored_body()),
+        replace(palette_example(), low=LowBits(0, 0, False, None)),
+        replace(example(), format=PixelFormat("RGB")),
+        replace(example(), format=PixelFormat("RGB+alpha")),
+        replace(example(), format=PixelFormat("RGB", 16)),
+        replace(example(), pixel_crc=None),
+        replace(deep_example(), alpha=stored_body(3)),
+        replace(deep_example(), alpha=None),
+        replace(deep_example(), low=None),
+        replace(deep_example(), low=LowBits(9, 0, False, stored_body(3))),
+        replace(deep_example(), low=LowBits(4, 5, False, stored_body(3))),
+        replace(deep_example(), low=LowBits(7, 0, True, stored_body(3))),
+        replace(deep_example(), low=LowBits(8, 0, False, None)),
+        replace(deep_example(), low=LowBits(0, 0, False, stored_body(3))),
+        replace(deep_example(), low=LowBits(8, 0, False, stored_body(1))),
+        replace(deep_example(), low=LowBits(8, 0, False, stored_body(3, alpha=stored_body()))),
+    ],
+)
+def test_pack_refuses_parts_that_do_not_fit(container):
+    with pytest.raises(ValueError, match=r"."):
+        pack(container)
 
 
 @pytest.mark.parametrize(

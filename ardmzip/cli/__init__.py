@@ -60,8 +60,8 @@ Exit codes: 0 all went well, 1 a file failed, 2 wrong usage, 130 interrupted."""
 def main(context: click.Context) -> None:
     """Lossless image compression with a learned model.
 
-    A restored image has exactly the pixels of the original, on every machine. For now: 8-bit RGB and gray images, in
-    any format that Pillow reads. Metadata (EXIF, colour profiles) is not stored yet.
+    A restored image has exactly the pixels of the original, on every machine, and its depth, palette and metadata (EXIF
+    data, colour profile, XMP, texts). It takes PNG, TIFF, WebP, BMP, PNM, GIF and TGA images.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

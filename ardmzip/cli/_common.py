@@ -99,7 +99,10 @@ class Report:
     width: int
     height: int
     channels: int
-    model: str
+    depth: int
+    layout: str
+    coding: str
+    model: str | None
     calls: int
     learning: bool
     seconds: float
@@ -113,16 +116,47 @@ class Report:
 
 def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
     """The part of a report that a container of ``ardm_bytes`` bytes determines."""
-    raw = c.width * c.height * c.channels
+    described = c.pixel_format
     return {
-        "raw_bytes": raw,
-        "bits_per_subpixel": round(8 * ardm_bytes / raw, 6),
+        "raw_bytes": described.raw_bytes(c.width, c.height),
+        "bits_per_subpixel": round(8 * ardm_bytes / (c.width * c.height * described.channels), 6),
         "width": c.width,
         "height": c.height,
-        "channels": c.channels,
+        "channels": described.channels,
+        "depth": described.depth,
+        "layout": described.layout,
+        "coding": coding(c),
         "calls": c.network_calls,
-        "learning": c.learning,
+        "learning": any(part.learning for part in c.parts),
     }
+
+
+def coding(c: Container) -> str:
+    """What codes the parts of an image, such as ``model, alpha WebP``."""
+    from ardmzip import stored
+
+    def part(body: Container) -> str:
+        names = ["model" if body.stored is None else stored.describe(body.stored)]
+        if body.low is not None and body.low.body is not None:
+            names.append(f"low bits {part(body.low.body)}")
+        if body.alpha is not None:
+            extra = "padding" if c.pixel_format.layout == "RGB+padding" else "alpha"
+            names.append(f"{extra} {part(body.alpha)}")
+        return ", ".join(names)
+
+    return part(c)
+
+
+def details(c: Container, report: Report, device: str, backend: str, remark: str = "") -> str:
+    """The line that -v adds, without times: image, coders, and what there is to say of a model and its head."""
+    image = f"{c.width} x {c.height} {c.pixel_format.title}, {report.raw_bytes} bytes raw"
+    line = f"{image}, coded by {report.coding}"
+    if not c.uses_model:
+        return line
+    return (
+        f"{line}, model {report.model} ({c.model_id.hex()}), {report.calls} network calls, "
+        f"{head(report.learning)}{remark}, {backend_name(device, backend)}"
+    )
 
 
 def kind(channels: int) -> str:
@@ -141,10 +175,13 @@ def head(learning: bool, batches: int | None = None) -> str:
     return "learning head" + ("" if batches is None else f", {batches} planned {unit}")
 
 
-def model_name(identity: bytes) -> str:
-    """The name of the installed model with this id, else the id."""
+def model_name(identity: bytes) -> str | None:
+    """The name of the installed model with this id, else the id; None if the file needs no model."""
     from ardmzip import model
+    from ardmzip.container import NO_MODEL
 
+    if identity == NO_MODEL:
+        return None
     try:
         return model.names_by_id().get(identity, identity.hex())
     except ArdmError:  # some other model file is broken: no reason to fail
@@ -201,7 +238,8 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 model_option = click.option(
     "-m", "--model", default="auto", show_default=True, metavar="MODEL",
-    help="Name of an installed model (see ardmzip models), or path of a model file; auto tries which suits the image.",
+    help="Name of an installed model (see ardmzip models), or path of a model file; auto takes the one that suits the "
+    "image, or a general coder such as lossless WebP where that is smaller.",
 )  # fmt: skip
 decoding_model_option = click.option(
     "-m", "--model", metavar="MODEL",

@@ -33,6 +33,8 @@ class Settings:
     force: bool
     remove: bool
     verify: bool
+    strip: bool
+    force_jpeg: bool
     messages: common.Messages
 
 
@@ -45,6 +47,7 @@ Examples:
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
+  ardmzip compress --strip img.png               without EXIF data, colour profile and texts
   ardmzip compress - < img.png > img.ardm        from stdin to stdout"""
 )
 @common.files_argument
@@ -64,17 +67,20 @@ Examples:
 @common.device_options
 @common.output_options
 @common.message_options("; and what learning gained (measuring it takes time)")
+@click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
+@click.option("--force-jpeg", is_flag=True, help="Compress JPEG files too, though the result is larger than the JPEG.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
     device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool,
-    no_verify: bool,
+    strip: bool, force_jpeg: bool, no_verify: bool,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
-    FILE is an 8-bit RGB or gray image in any format that Pillow reads, or - for stdin. The output is named after it:
-    img.png becomes img.ardm. Every result is decoded and compared with the image before it is written. Pixels are kept
-    exactly; metadata (EXIF, colour profiles) is not stored yet. To restore a file, its model must be installed.
+    FILE is a PNG, TIFF, WebP, BMP, PNM, GIF or TGA image, or - for stdin: gray, RGB or palette, with or without alpha,
+    1 to 16 bits. The output is named after it: img.png becomes img.ardm. Every result is decoded and compared with the
+    image before it is written. Pixels, depth and palette are kept exactly, and so is metadata (EXIF data, colour
+    profile, XMP, texts, resolution) unless --strip is given. To restore a file, its model must be installed.
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
@@ -85,7 +91,8 @@ def compress(
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, messages
+        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, strip,
+        force_jpeg, messages,
     )  # fmt: skip
     return run_jobs(jobs, lambda job: _compress(job, settings))
 
@@ -99,17 +106,16 @@ def _check_suffix(job: Job) -> None:
 def _compress(job: Job, s: Settings) -> None:
     started = time.perf_counter()
     job.check_target(s.force)
-    from ardmzip import api
-    from ardmzip.cli import _images
+    from ardmzip import api, reading
 
     source = job.read()
-    image = _images.decode(source)
+    picture = reading.read(source, s.force_jpeg)
     gains: list[Gain] | None = [] if s.learn and s.messages.detailed else None
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
         data = api.compress(
-            image, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
-            verify=s.verify, progress=bar, gains=gains,
+            picture, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
+            strip=s.strip, verify=s.verify, progress=bar, gains=gains,
         )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)
@@ -121,9 +127,8 @@ def _compress(job: Job, s: Settings) -> None:
     verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
     times = f"encode {encoding:.2f} s{measured}, {verified}"
     _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
-    lost = _images.metadata(image)
-    if lost and not s.messages.quiet:
-        common.note(job.label, f"not stored: {', '.join(lost)}")
+    if picture.lost and not s.strip and not s.messages.quiet:
+        common.note(job.label, f"not stored: {', '.join(picture.lost)}")
 
 
 def _tell(
@@ -133,19 +138,15 @@ def _tell(
     from ardmzip.container import unpack
 
     container = unpack(data)
-    name = common.model_name(container.model_id) if s.model == api.AUTO else model.load(s.model).name
+    name = common.model_name(container.model_id)
+    if container.uses_model and s.model != api.AUTO:
+        name = model.load(s.model).name
     report = common.Report(
         input=job.label if job.source else STREAM, output=job.output if job.target else STREAM, input_bytes=read,
         output_bytes=len(data), model=name, seconds=round(seconds, 3), **common.content(container, len(data)),
     )  # fmt: skip
-    head = common.head(container.learning)
-    if s.learn and not container.learning:
-        head += " (learning is of no use here)"
-    details = (
-        f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
-        f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-        f"{head}, {common.backend_name(s.device, s.backend)}, {times}"
-    )
+    useless = " (learning is of no use here)" if s.learn and not report.learning else ""
+    details = f"{common.details(container, report, s.device, s.backend, useless)}, {times}"
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
 
 

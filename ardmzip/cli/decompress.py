@@ -15,7 +15,7 @@ from ardmzip.errors import ArdmError
 from ardmzip.files import IMAGE_FORMATS, restored_name
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from ardmzip.formats import Picture
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Decoding:
     backend: str
     messages: common.Messages
 
-    def restore(self, job: Job, data: bytes) -> Image.Image:
-        """The image of a file's bytes, with a progress bar."""
+    def restore(self, job: Job, data: bytes) -> Picture:
+        """The picture of a file's bytes, with a progress bar."""
         from ardmzip.container import unpack
 
         unpack(data)  # what is no .ardm file is refused before torch is imported
         from ardmzip import api
 
         with Bar(job.label, self.messages.quiet) as bar:
-            return api.decompress(data, model=self.model, device=self.device, backend=self.backend, progress=bar)
+            return api.restore(data, model=self.model, device=self.device, backend=self.backend, progress=bar)
 
     def tell(self, job: Job, data: bytes, started: float, written: int | None) -> None:
         """The summary of a decoded file, of which ``written`` bytes were made, or nothing if None."""
@@ -49,12 +49,7 @@ class Decoding:
             input_bytes=len(data), output_bytes=written, model=name, seconds=round(time.perf_counter() - started, 3),
             **common.content(container, len(data)),
         )  # fmt: skip
-        details = (
-            f"{report.width} x {report.height} {common.kind(report.channels)}, {report.raw_bytes} bytes raw, "
-            f"model {name} ({container.model_id.hex()}), {report.calls} network calls, "
-            f"{common.head(report.learning)}, {common.backend_name(self.device, self.backend)}, "
-            f"{report.seconds:.1f} s"
-        )
+        details = f"{common.details(container, report, self.device, self.backend)}, {report.seconds:.1f} s"
         outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
         self.messages.tell(report, f"{outcome}  {report.figures}", details)
 
@@ -69,7 +64,10 @@ Examples:
 
 \b
 Suffixes for -o, all lossless:
-  .png .bmp .tif .tiff .ppm .pnm, .pgm (gray only), .webp (gray becomes RGB)"""
+  .png .tif .tiff              every kind of image
+  .ppm .pnm, .pgm (gray only)  gray and RGB of 8 or 16 bits
+  .bmp                         gray, RGB and palettes of 8 bits
+  .webp                        8 bits, with or without alpha; gray becomes RGB"""
 )
 @common.files_argument
 @click.option(
@@ -86,8 +84,9 @@ def decompress(
 ) -> int:  # fmt: skip
     """Restore images from .ardm files.
 
-    FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png. Pixels
-    are compared with the checksum in the file: a damaged file gives an error, never a wrong image.
+    FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png, with the
+    mode, depth, palette and metadata of the original. Pixels are compared with the checksum in the file: a damaged file
+    gives an error, never a wrong image.
     """
     jobs = plan(files, out, restored_name, stdout=stdout, remove=remove, as_json=as_json)
     for job in jobs:
@@ -111,13 +110,15 @@ def _decompress(job: Job, decoding: Decoding, force: bool, remove: bool) -> None
     started = time.perf_counter()
     job.check_target(force)
     data = job.read()
-    image = decoding.restore(job, data)
-    from ardmzip.cli import _images
+    picture = decoding.restore(job, data)
+    from ardmzip import writing
 
-    file = _images.encode(image, _suffix(job))
-    if remove and not _images.holds(file, image):
+    file, lost = writing.write(picture, _suffix(job))
+    if remove and not writing.holds(file, picture):
         raise ArdmError(f"verification failed: the {_suffix(job)} file does not hold the image")
     job.write(file, force)
     if remove:
         job.remove_source()
     decoding.tell(job, data, started, len(file))
+    if lost and not decoding.messages.quiet:
+        common.note(job.label, f"a {_suffix(job)} file does not hold: {', '.join(lost)}")

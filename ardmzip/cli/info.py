@@ -22,7 +22,7 @@ def info(files: tuple[str, ...], as_json: bool) -> int:
     """Print what .ardm files hold, without decoding them.
 
     The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
-    neither side information nor stream.
+    neither metadata, side information, stream nor stored samples.
     """
     return run_jobs(input_jobs(files), lambda job: _info(job, as_json))
 
@@ -37,31 +37,36 @@ def _info(job: Job, as_json: bool) -> None:
 
 def describe_file(label: str, data: bytes) -> dict[str, Any]:
     """Everything ``info`` prints, by its JSON key."""
+    from ardmzip import metadata
     from ardmzip.container import unpack
 
     c = unpack(data)
-    stream = sum(words.nbytes for words in c.segments)
+    parts = list(c.parts)
+    stream = sum(words.nbytes for part in parts for words in part.segments)
+    stored = sum(len(part.stored or b"") for part in parts)
+    side = sum(len(part.side_info) for part in parts)
+    chunks = [] if c.metadata is None else metadata.unpack(c.metadata)
     name = common.model_name(c.model_id)
     return {
         "input": label,
         "bytes": len(data),
-        "width": c.width,
-        "height": c.height,
-        "channels": c.channels,
-        "raw_bytes": c.width * c.height * c.channels,
-        "bits_per_subpixel": round(8 * len(data) / (c.width * c.height * c.channels), 6),
+        **common.content(c, len(data)),
+        "kind": c.pixel_format.title,
+        "palette": len(c.pixel_format.palette) // 3,
+        "transparency": bool(c.pixel_format.transparency),
+        "metadata": metadata.titles(chunks),
         "version": data[4],
         "model": None if name == c.model_id.hex() else name,
         "model_id": c.model_id.hex(),
         "phase": list(c.phase),
         "levels": c.order.levels,
-        "calls": c.network_calls,
-        "learning": c.learning,
         "batches": None if c.batch_ends is None else len(c.batch_ends),
-        "header_bytes": len(data) - stream - len(c.side_info),
-        "side_info_bytes": len(c.side_info),
+        "header_bytes": len(data) - stream - stored - side - len(c.metadata or b""),
+        "metadata_bytes": len(c.metadata or b""),
+        "side_info_bytes": side,
         "stream_bytes": stream,
-        "streams": len(c.segments),
+        "streams": sum(len(part.segments) for part in parts),
+        "stored_bytes": stored,
         "pixel_crc32": f"{c.pixel_crc:08x}",
         "file_crc32": f"{int.from_bytes(data[-4:], 'little'):08x}",
     }
@@ -69,14 +74,22 @@ def describe_file(label: str, data: bytes) -> dict[str, Any]:
 
 def _lines(v: dict[str, Any]) -> list[str]:
     streams = "1 stream" if v["streams"] == 1 else f"{v['streams']} streams"
+    sizes = [f"{v['header_bytes']} bytes header"]
+    sizes += [f"{v['metadata_bytes']} metadata"] if v["metadata"] else []
+    sizes += [f"{v['side_info_bytes']} side information, {v['stream_bytes']} in {streams}"] if v["streams"] else []
+    sizes += [f"{v['stored_bytes']} stored"] if v["stored_bytes"] else []
     rows = {
-        "image": f"{v['width']} x {v['height']} {common.kind(v['channels'])}, {v['raw_bytes']} bytes raw",
+        "image": f"{v['width']} x {v['height']} {v['kind']}, {v['raw_bytes']} bytes raw",
         "file": f"{v['bytes']} bytes, {v['bits_per_subpixel']:.3f} bits per sub-pixel, format version {v['version']}",
-        "parts": f"{v['header_bytes']} bytes header, {v['side_info_bytes']} side information, "
-        f"{v['stream_bytes']} in {streams}",
-        "model": f"{v['model'] or 'not installed'} ({v['model_id']})",
-        "coding": f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
-        f"{common.head(v['learning'], v['batches'])}",
-        "checksums": f"pixels {v['pixel_crc32']}, file {v['file_crc32']}",
+        "parts": ", ".join(sizes),
+        "metadata": ", ".join(v["metadata"]) or "none",
+        "coded by": v["coding"],
     }
-    return [common.plain(v["input"]), *(f"  {name:<10} {text}" for name, text in rows.items())]
+    if v["streams"]:
+        rows["model"] = f"{v['model'] or 'not installed'} ({v['model_id']})"
+        rows["coding"] = (
+            f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
+            f"{common.head(v['learning'], v['batches'])}"
+        )
+    rows["checksums"] = f"pixels {v['pixel_crc32']}, file {v['file_crc32']}"
+    return [common.plain(v["input"]), *(f"  {name:<10} {common.plain(text)}" for name, text in rows.items())]

@@ -130,11 +130,11 @@ def _schedule(
 
 
 def _measure(path: Path) -> tuple[tuple[int, int], int]:
-    """Size and channels of an image file."""
-    from ardmzip.cli import _images
+    """Size and colour channels of an image file."""
+    from ardmzip.reading import read
 
-    image = _images.decode(path.read_bytes())
-    return image.size, len(image.getbands())
+    picture = read(path.read_bytes(), force_jpeg=True)
+    return (picture.width, picture.height), picture.format.colours
 
 
 def _problem(model: str, width: int, height: int, channels: int) -> Problem:

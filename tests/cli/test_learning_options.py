@@ -59,8 +59,8 @@ def folder(tmp_path_factory) -> Path:
     ):  # fmt: skip
         path = folder / f"{name}.safetensors"
         model.save(path, name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve)
-    run("compress", "img.png", "-o", "yes.ardm", cwd=folder)
-    run("compress", "img.png", "-o", "no.ardm", "--no-learn", cwd=folder)
+    run("compress", "img.png", "-o", "yes.ardm", "-m", "photo", cwd=folder)
+    run("compress", "img.png", "-o", "no.ardm", "--no-learn", "-m", "photo", cwd=folder)
     run("compress", "img.png", "-o", "three.ardm", "--batches", "3", "-m", "curve.safetensors", cwd=folder)
     return folder
 
@@ -91,10 +91,11 @@ def test_info_tells_whether_the_head_learned(folder):
 
 
 def test_json_says_whether_the_head_learned(folder, tmp_path):
-    done = run("compress", folder / "img.png", "-o", tmp_path / "a.ardm", "--json", "-q", cwd=folder)
+    done = run("compress", folder / "img.png", "-o", tmp_path / "a.ardm", "-m", "photo", "--json", "-q", cwd=folder)
     assert json.loads(done.stdout)["learning"] is True
     assert done.stderr == []
-    done = run("compress", folder / "img.png", "-o", tmp_path / "b.ardm", "--json", "-v", "--no-learn", cwd=folder)
+    args = ("-m", "photo", "--json", "-v", "--no-learn")
+    done = run("compress", folder / "img.png", "-o", tmp_path / "b.ardm", *args, cwd=folder)
     assert json.loads(done.stdout)["learning"] is False
     assert "frozen head" in done.stderr[1]
     assert "with measuring" not in done.stderr[1]
@@ -105,7 +106,7 @@ def test_json_says_whether_the_head_learned(folder, tmp_path):
 
 
 def test_verbose_tells_the_gain_of_every_level(folder, tmp_path):
-    done = run("compress", folder / "img.png", "-o", tmp_path / "a.ardm", "--json", "-v", cwd=folder)
+    done = run("compress", folder / "img.png", "-o", tmp_path / "a.ardm", "-m", "photo", "--json", "-v", cwd=folder)
     assert json.loads(done.stdout)["learning"] is True
     assert "learning head" in done.stderr[1]
     assert "with measuring, verify" in done.stderr[1]
@@ -195,12 +196,12 @@ def test_wrong_usage_is_one_line(folder, args, expected):
 
 def test_outputs_that_are_no_image_names(folder, tmp_path):
     for name in ("plain", "x.ARDM", ".hidden"):
-        run("compress", folder / "img.png", "-o", name, "--no-verify", cwd=tmp_path)
+        run("compress", folder / "img.png", "-o", name, "-m", "photo", "--no-verify", cwd=tmp_path)
         assert (tmp_path / name).read_bytes() == (folder / "yes.ardm").read_bytes()
     (tmp_path / "out.png").mkdir()
     run("compress", folder / "img.png", "-o", "out.png", "--no-verify", cwd=tmp_path)
     assert os.listdir(tmp_path / "out.png") == ["img.ardm"]
-    done = run("compress", "img.png", "-o", "-", "--no-verify", cwd=folder)
+    done = run("compress", "img.png", "-o", "-", "-m", "photo", "--no-verify", cwd=folder)
     assert done.stdout == (folder / "yes.ardm").read_bytes()
 
 

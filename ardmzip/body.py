@@ -1,0 +1,273 @@
+"""The coded samples of a rectangle of pixels, and which coder suits them: the model, or a general one (stored.py).
+
+Samples are uint8 or uint16 [height, width, channels] here, each below 2 ** depth: 1 or 3 colours, and alpha or padding
+if there are 2 or 4 channels. Alpha is a gray picture of its own, and so are the low bits of 16-bit samples; or all is
+stored in one piece, where that is smaller. The result is a Container without header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ardmzip import stored
+from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
+from ardmzip.errors import FormatError
+from ardmzip.image import interleaved, to_planes
+
+if TYPE_CHECKING:
+    from ardmzip.learning import Gain
+    from ardmzip.model import Model
+    from ardmzip.network import Backend
+
+Progress = Callable[[float], None]
+
+#: Images of fewer sub-pixels are coded without learning if it does not pay. Larger ones have so much to learn that
+#: finding out is not worth the time.
+TRIAL = 1 << 18
+
+#: A payload of so many bytes, and one for each so many sub-pixels, leaves nothing to gain: the network is not asked.
+_NOTHING, _NEXT_TO_NOTHING = 48, 4096
+
+# When to look closer. A network that learns from a screenshot makes files of at least 0.65 of the estimate, and the
+# best general coder makes them of at least 0.7 of the quick one. Photographs are nowhere near these bounds.
+#: A quick payload of less than this share of the estimate: the best general coder is tried before the network ...
+_LIKELY = 0.8
+#: ... which is not asked at all if that gives less than this share.
+_SURE = 0.65
+#: A quick payload of more than this times the estimate, or the coded size: general coders are hopeless.
+_HOPELESS_BY_ESTIMATE, _HOPELESS_BY_SIZE = 1.05, 1.3
+
+
+@dataclass
+class Encoder:
+    """How to code, and the model and back end for it, loaded when they are first needed: what is stored needs neither.
+
+    The options are those of api.compress. All parts of a file share one model: the given one, or else the installed one
+    that suits the first part.
+    """
+
+    model: Model | None = None
+    steps: int | None = None
+    learn: bool = True
+    batches: int | None = None
+    device: str = "auto"
+    backend: str = "auto"
+    #: Takes what learning brings, if it is to be measured.
+    gains: list[Gain] | None = None
+    #: Of the lattice, the same for all parts of a file.
+    phase: tuple[int, int] = (0, 0)
+    #: Threads to work on; None: as many as torch is set to.
+    threads: int | None = None
+    _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
+
+    def network(self, planes: np.ndarray) -> tuple[Model, Backend]:
+        """Model and back end, by the planes of the file's first part."""
+        from ardmzip import choice, network
+
+        if self._loaded is None:
+            known = choice.candidates() if self.model is None else [self.model]
+            chosen = network.backend(self.device, self.backend)
+            self._loaded = choice.best_model(planes, known, chosen, self.phase), chosen
+        return self._loaded
+
+    def fork(self, threads: int) -> Encoder:
+        """One for a tile, with the same model, that works on a single thread beside others if there are several."""
+        gains: list[Gain] | None = None if self.gains is None else []
+        forked = replace(self, gains=gains, threads=1 if threads > 1 else None)
+        forked._loaded = self._loaded
+        return forked
+
+    def loaded(self) -> tuple[Model, Backend]:
+        """Model and back end that were used."""
+        assert self._loaded is not None, "nothing was coded by a model"
+        return self._loaded
+
+    def encode(
+        self, samples: np.ndarray, depth: int, progress: Progress | None = None, forced: bool = False,
+        rival: int | None = None,
+    ) -> Container:  # fmt: skip
+        """The body of samples. forced: let the model code the colours, unless that takes more room than raw storage.
+        rival: bytes that the body has to beat, as the samples can be coded otherwise too.
+        """
+        channels = samples.shape[2]
+        if channels % 2 and depth <= 8:
+            return self._single(samples, depth, progress, forced, rival)
+        gained = len(self.gains or [])
+        whole = stored.raw(samples, depth) if forced else stored.quick(samples, depth)
+        rival = len(whole) if rival is None else min(rival, len(whole))
+        if channels % 2:
+            apart = self._by_bits(samples, progress, forced, rival)
+        else:
+            done = (channels - 1) / channels
+            colours = self.encode(samples[:, :, :-1], depth, _share(progress, 0, done), forced, rival)
+            alpha = self.encode(samples[:, :, -1:], depth, _share(progress, done, 1))
+            apart = replace(colours, alpha=alpha)
+        size = len(pack_body(apart))
+        if not forced and len(whole) < _HOPELESS_BY_SIZE * size:
+            whole = min(stored.smallest(samples, depth), whole, key=len)
+        return self._smaller(apart, self._stored(samples, whole), gained)
+
+    def _by_bits(self, samples: np.ndarray, progress: Progress | None, forced: bool, rival: int) -> Container:
+        """The body of 16-bit samples, 8 bits first."""
+        count, shift = _significant_bits(samples)
+        high = (samples >> np.uint16(count + shift)).astype(np.uint8)
+        low = (samples >> np.uint16(shift) & np.uint16((1 << count) - 1)).astype(np.uint8)
+        main = self.encode(high, 8, _share(progress, 0, 0.5), forced, rival)
+        relative = count == 8 and len(stored.quick(low - high, 8)) < len(stored.quick(low, 8))
+        if relative:
+            low = low - high
+        body = self.encode(low, count, _share(progress, 0.5, 1)) if count else None
+        return replace(main, low=LowBits(count, shift, relative, body))
+
+    def _single(
+        self, samples: np.ndarray, depth: int, progress: Progress | None, forced: bool, rival: int | None
+    ) -> Container:  # fmt: skip
+        """The body of 1 or 3 channels of at most 8 bits."""
+        gained = len(self.gains or [])
+        if forced:
+            return self._smaller(
+                self._coded(samples, progress), self._stored(samples, stored.raw(samples, depth)), gained
+            )
+        quick = stored.quick(samples, depth)
+        bound = len(quick) if rival is None else min(rival, len(quick))
+        if depth < 8 or len(quick) <= _NOTHING + samples.size // _NEXT_TO_NOTHING:
+            return self._stored(samples, min(stored.smallest(samples, depth), quick, key=len))
+        from ardmzip import choice
+
+        planes = to_planes(samples)
+        estimate = choice.estimated_bytes(planes, *self.network(planes), self.phase)
+        if bound < _LIKELY * estimate:
+            best = min(stored.smallest(samples, depth), quick, key=len)
+            if min(len(best), bound) < _SURE * estimate:
+                return self._stored(samples, best)
+            return self._smaller(self._coded(samples, progress), self._stored(samples, best), gained)
+        coded = self._coded(samples, progress)
+        if bound < _HOPELESS_BY_ESTIMATE * estimate and len(quick) < _HOPELESS_BY_SIZE * len(pack_body(coded)):
+            quick = min(stored.smallest(samples, depth), quick, key=len)
+        return self._smaller(coded, self._stored(samples, quick), gained)
+
+    def _smaller(self, coded: Container, other: Container, gained: int) -> Container:
+        """The smaller of two bodies, the first of equals; the other one throws away what is in ``gains`` from
+        ``gained`` on."""
+        if len(pack_body(coded)) <= len(pack_body(other)):
+            return coded
+        if self.gains is not None:
+            del self.gains[gained:]
+        return other
+
+    def _coded(self, samples: np.ndarray, progress: Progress | None) -> Container:
+        """The body that the model codes."""
+        from ardmzip import codec
+
+        planes = to_planes(samples)
+        loaded, backend = self.network(planes)
+        doubtful = planes.size < TRIAL or self.steps is not None or self.batches is not None
+        found: list[Gain] | None = [] if doubtful or self.gains is not None else None
+        coded = codec.encode(
+            planes, loaded, backend, self.steps, progress, learn=self.learn, batches=self.batches, gains=found,
+            phase=self.phase, threads=self.threads,
+        )  # fmt: skip
+        if doubtful and found:
+            planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
+            if 8 * planned + sum(gain.learned - gain.frozen for gain in found) > 0:
+                coded, found = (
+                    codec.encode(
+                        planes, loaded, backend, self.steps, learn=False, phase=self.phase, threads=self.threads
+                    ),
+                    [],
+                )
+        if self.gains is not None and found:
+            self.gains.extend(found)
+        return replace(coded, pixel_crc=None)
+
+    def _stored(self, samples: np.ndarray, payload: bytes) -> Container:
+        height, width, channels = samples.shape
+        colours = (channels + 1) // 2 * 2 - 1
+        return Container(width, height, colours, self.phase, NO_MODEL, b"", None, (), None, stored=payload)
+
+
+@dataclass
+class Decoder:
+    """Model and back end of a file, loaded when they are first needed.
+
+    level: decode only the pixels of that level of the lattice, 0 or one that LatticeOrder.checked_level gives.
+    """
+
+    load: Callable[[], tuple[Model, Backend]]
+    level: int = 0
+    #: Threads to work on; None: as many as torch is set to.
+    threads: int | None = None
+    _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
+
+    def network(self) -> tuple[Model, Backend]:
+        """Model and back end."""
+        if self._loaded is None:
+            self._loaded = self.load()
+        return self._loaded
+
+    def at(self, level: int) -> Decoder:
+        """The same for another level."""
+        other = replace(self, level=level)
+        other._loaded = self._loaded
+        return other
+
+    def decode(self, c: Container, extra: bool, depth: int, progress: Progress | None = None) -> np.ndarray:
+        """The samples of a body, of ``depth`` bits; extra: whether alpha or padding is among them.
+
+        Raises FormatError for what cannot be decoded; pixels that are wrong must be found by a checksum.
+        """
+        planes = c.channels * (1 if c.low is None else 2)
+        done = planes / (planes + (0 if c.alpha is None else 1))
+        within = done if c.low is None else done / 2
+        bits = depth if c.low is None else 8
+        if c.stored is None:
+            samples = self._picture(c, bits, _share(progress, 0, within))
+        else:
+            channels = c.channels + (1 if extra and c.alpha is None else 0)
+            samples = self._level_of(c, stored.decode(c.stored, c.height, c.width, channels, bits))
+        if c.low is not None:
+            samples = self._with_low_bits(samples, c.low, _share(progress, within, done))
+        if c.alpha is not None:
+            alpha = self.decode(c.alpha, False, depth, _share(progress, done, 1))
+            samples = np.concatenate([samples, alpha], axis=2)
+        return samples
+
+    def _picture(self, c: Container, depth: int, progress: Progress | None) -> np.ndarray:
+        from ardmzip import codec
+
+        unchecked = replace(c, pixel_crc=None)
+        planes = codec.decode(unchecked, *self.network(), progress, level=self.level, threads=self.threads)
+        if depth < 8 and int(planes.max()) >> depth:
+            raise FormatError(f"damaged: a sample has more than {depth} bits")
+        return interleaved(planes).reshape(*planes.shape[1:], c.channels)
+
+    def _level_of(self, c: Container, samples: np.ndarray) -> np.ndarray:
+        return samples if self.level == 0 else subsampled(samples, c.phase, self.level)
+
+    def _with_low_bits(self, high: np.ndarray, low: LowBits, progress: Progress | None) -> np.ndarray:
+        samples = high.astype(np.uint16) << np.uint16(low.count)
+        if low.body is not None:
+            found = self.decode(low.body, False, low.count, progress)
+            samples |= found + high if low.relative else found
+        return samples << np.uint16(low.shift)
+
+
+def subsampled(samples: np.ndarray, phase: tuple[int, int], level: int) -> np.ndarray:
+    """Every 2**level-th row and column of samples [height, width, channels], from ``phase`` on."""
+    return np.ascontiguousarray(samples[phase[0] :: 1 << level, phase[1] :: 1 << level])
+
+
+def _significant_bits(samples: np.ndarray) -> tuple[int, int]:
+    """(bits below the 8 highest that are used, bits that are 0 in all samples and below these) of 16-bit samples."""
+    used = int(np.bitwise_or.reduce(samples, axis=None))
+    shift = min(8, (used & -used).bit_length() - 1) if used else 0
+    return max(0, (used >> shift).bit_length() - 8), shift
+
+
+def _share(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """Progress of a part that begins and ends at the given fractions of the whole."""
+    return None if progress is None else lambda done: progress(start + (end - start) * done)

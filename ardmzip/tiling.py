@@ -1,0 +1,65 @@
+"""Cutting large images into tiles, each a picture of its own: memory does not grow with the image then."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Sides of tiles are multiples of this, so that previews of up to six halvings fit together.
+UNIT = 64
+#: Images of fewer pixels are coded in one piece, which saves some 0.3 %, as heads that learn begin anew in each tile.
+WHOLE = 1 << 24
+#: About the side of a tile: larger ones save little and take more memory (docs/LEARNING.md).
+SIDE = 2048
+
+
+class Rectangle(NamedTuple):
+    """Some pixels of an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def overlap(self, other: Rectangle) -> Rectangle | None:
+        """The pixels that are in both, None if there are none."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom = min(self.top + self.height, other.top + other.height)
+        right = min(self.left + self.width, other.left + other.width)
+        return Rectangle(top, left, bottom - top, right - left) if top < bottom and left < right else None
+
+    def within(self, other: Rectangle) -> Rectangle:
+        """The same pixels, counted from the first one of ``other``."""
+        return Rectangle(self.top - other.top, self.left - other.left, self.height, self.width)
+
+
+def grid(height: int, width: int, tile: tuple[int, int]) -> list[Rectangle]:
+    """The tiles of an image, row by row; those at the right and at the bottom may be smaller.
+
+    >>> [tuple(rectangle) for rectangle in grid(100, 70, (64, 64))]
+    [(0, 0, 64, 64), (0, 64, 64, 6), (64, 0, 36, 64), (64, 64, 36, 6)]
+    """
+    return [
+        Rectangle(top, left, min(tile[0], height - top), min(tile[1], width - left))
+        for top in range(0, height, tile[0])
+        for left in range(0, width, tile[1])
+    ]
+
+
+def tile_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of tiles of about ``side`` pixels that are about as large at the edges as elsewhere.
+
+    >>> tile_size(3000, 9000, 2048), tile_size(2048, 2100, 2048)
+    ((1536, 2304), (2048, 2112))
+    """
+    lengths = [length / max(1, round(length / side)) for length in (height, width)]
+    return -(-int(-(-lengths[0] // 1)) // UNIT) * UNIT, -(-int(-(-lengths[1] // 1)) // UNIT) * UNIT
+
+
+def default_tile(height: int, width: int) -> tuple[int, int] | None:
+    """The tiles that an image is cut into unless told otherwise; None: it is coded in one piece."""
+    return None if height * width < WHOLE else tile_size(height, width, SIDE)
