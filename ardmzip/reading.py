@@ -39,6 +39,7 @@ def read(file: bytes, force_jpeg: bool = False) -> Picture:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
+        warnings.simplefilter("ignore", UserWarning)  # of damage, which ends in an error or leaves the pixels alone
         if file.startswith(pngfile.SIGNATURE):
             return _png(file)
         if file.startswith(_TIFF):

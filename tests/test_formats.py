@@ -217,8 +217,3 @@ def test_what_the_plugin_cannot_open(plugin):
     with pytest.raises(ImageError):
         Image.new("CMYK", (2, 2)).save(wrong, "ARDM")
     assert wrong.getvalue() == b""
-
-
-def test_without_the_plugin():
-    with pytest.raises(Image.UnidentifiedImageError):
-        Image.open(io.BytesIO(ardmzip.compress(image("L"))))

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -726,30 +727,32 @@ def test_no_learning_where_it_does_not_pay(photo, cpu):
     assert len(frozen) < len(learned)
     import ardmzip
 
+    compress = partial(ardmzip.compress, model="photo")  # not a general coder
     gains: list[learning.Gain] = []
-    assert ardmzip.compress(ramp) == ardmzip.compress(ramp, gains=gains) == frozen
+    assert compress(ramp) == compress(ramp, gains=gains) == frozen
     assert not gains
     earlier = learning.Gain(0, 0, 1, 1e9, 0.0)  # of another image: it has no say
     gains.append(earlier)
-    assert ardmzip.compress(ramp, gains=gains) == frozen
+    assert compress(ramp, gains=gains) == frozen
     assert gains == [earlier]
     pixels = picture(1, 64, 64)[0]
-    assert ardmzip.compress(pixels) == ardmzip.compress(pixels, gains=gains) != ardmzip.compress(pixels, learn=False)
+    assert compress(pixels) == compress(pixels, gains=gains) != compress(pixels, learn=False)
     assert gains
 
 
 def test_the_library(photo):
     import ardmzip
 
+    compress = partial(ardmzip.compress, model="photo")
     pixels = np.ascontiguousarray(picture(3, 24, 30)[[1, 0, 2]].transpose(1, 2, 0))
     gains: list[learning.Gain] = []
-    file = ardmzip.compress(pixels, gains=gains)
+    file = compress(pixels, gains=gains)
     assert gains
     assert unpack(file).learning
-    frozen = ardmzip.compress(pixels, learn=False, gains=gains)
+    frozen = compress(pixels, learn=False, gains=gains)
     assert not unpack(frozen).learning
-    for data in (file, frozen, ardmzip.compress(pixels, batches=2)):
+    for data in (file, frozen, compress(pixels, batches=2)):
         np.testing.assert_array_equal(np.asarray(ardmzip.decompress(data)), pixels)
     for batches in (0, -1):
         with pytest.raises(OptionError, match=f"batches must be at least 1, not {batches}"):
-            ardmzip.compress(pixels, batches=batches)
+            compress(pixels, batches=batches)
