@@ -1,0 +1,87 @@
+"""Where the bits of a picture went: a map of its code length, and an image of the map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ardmzip import codec
+from ardmzip.container import Container
+from ardmzip.order import Atom, LatticeOrder
+from ardmzip.predictor import Distribution, LearnedDistribution, Predictor
+
+if TYPE_CHECKING:
+    from ardmzip.model import Model
+    from ardmzip.network import Backend
+
+
+class MappingCoder(codec.EncodingCoder):
+    """Codes nothing, but adds up the code lengths: float64 [height, width], ``bits``, and by level, ``level_bits``."""
+
+    def __init__(self, planes: np.ndarray, order: LatticeOrder) -> None:
+        super().__init__(planes, order)
+        self.bits = np.zeros(planes.shape[1:])
+        self.level_bits = np.zeros(order.levels + 1)
+        self._lengths: dict[Atom, np.ndarray] = {}
+
+    def base(self, channels: int) -> np.ndarray:
+        values = super().base(channels)
+        self.level_bits[-1] = 8 * channels
+        self.bits += 8 * channels / self.bits.size
+        return values
+
+    def known(self, atom: Atom) -> np.ndarray:
+        values = super().known(atom)
+        self._lengths.setdefault(atom, np.zeros(len(values)))
+        return values
+
+    def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
+        values = self.known(atom)[pixels]
+        _, width = distribution.intervals(values)
+        self._lengths[atom][pixels] = 48.0 - np.log2(width).sum(0)
+        return values
+
+    def flush(self, atom: Atom, ended: bool) -> None:
+        super().flush(atom, ended)
+        if ended:
+            lengths = self._lengths.pop(atom)
+            self.level_bits[atom.level] += lengths.sum()
+            self._spread(atom, lengths)
+
+    def _spread(self, atom: Atom, lengths: np.ndarray) -> None:
+        """A pixel's bits are drawn over the square that it has to itself when its lattice is coded, twice its level's
+        distance wide: single pixels would be dots."""
+        rows, columns = self.order.lattice_shape(atom.level, atom.kind)
+        height, width = self.planes.shape[1:]
+        cell = 2 << atom.level
+        across = np.minimum(np.arange(width) // cell, columns - 1)
+        down = np.minimum(np.arange(height) // cell, rows - 1)
+        area = np.outer(np.bincount(down, minlength=rows), np.bincount(across, minlength=columns))
+        self.bits += (lengths.reshape(rows, columns) / np.maximum(area, 1))[np.ix_(down, across)]
+
+
+def code_lengths(c: Container, planes: np.ndarray, model: Model, backend: Backend) -> MappingCoder:
+    """Map of a model's picture: its container, its planes uint8 [channels, height, width], and what decodes it."""
+    side = np.frombuffer(c.side_info, np.int8) if c.side_info else None
+    coder = MappingCoder(planes, c.order)
+    plan = codec.Plan(c.order, c.call_starts, c.learning, c.batch_ends)
+    with Predictor(model, backend, side) as predictor:
+        codec.walk(plan, predictor, coder)
+    return coder
+
+
+def draw(bits: np.ndarray) -> tuple[Image.Image, float]:
+    """(image, bits a pixel that are white in it) of a map: black is nothing, over red and yellow to white.
+
+    >>> image, most = draw(np.linspace(0, 10, 64).reshape(8, 8))
+    >>> image.size, image.mode, round(most, 1), image.getpixel((0, 0)), image.getpixel((7, 7))
+    ((8, 8), 'RGB', 9.9, (0, 0, 0), (255, 255, 255))
+    """
+    most = max(float(np.quantile(bits, 0.995)), 1e-9)  # a few pixels must not darken all others
+    gray = Image.fromarray(np.clip(np.rint(bits / most * 255), 0, 255).astype(np.uint8))
+    lower = ImageOps.colorize(gray, "black", "yellow", mid="red", midpoint=128, whitepoint=220)
+    upper = ImageOps.colorize(gray, "yellow", "white", blackpoint=220)
+    mask = gray.point(lambda value: 255 if value > 220 else 0)
+    return Image.composite(upper, lower, mask), most
