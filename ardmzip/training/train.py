@@ -56,6 +56,8 @@ class TrainConfig:
     hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     #: Mixture components.
     components: int = 5
+    #: Whether the heads learn while coding unless the user says otherwise: a fast model does without.
+    learn: bool = True
     #: Time budget; the learning rate reaches zero at its end.
     minutes: float = 90.0
     #: Share of the budget that trains with fake quantisation, at the end.
