@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ardmzip.container import pack, unpack
+from ardmzip.container import MAX_PIXELS, pack, unpack
 from ardmzip.errors import ArdmError, ModelError, OptionError
 
 if TYPE_CHECKING:
@@ -113,11 +113,13 @@ def decompress(
     device: str = "auto",
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """The image of a ``.ardm`` file, exactly as it was: PIL mode RGB or L.
 
     ``data`` may have been made on any device and back end. ``model``: name or path of the model that made it, for one
-    that is not installed; by default it is found by the id in the file.
+    that is not installed; by default it is found by the id in the file. ``max_pixels``: a file that claims to hold more
+    is refused before memory is taken for them.
 
     Raises FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
     BackendError. Wrong pixels are never returned: they are compared with the file's checksum.
@@ -126,7 +128,7 @@ def decompress(
     from ardmzip import image as images
     from ardmzip import model as models
 
-    container = unpack(data)
+    container = unpack(data, max_pixels)
     loaded = models.find(container.model_id) if model is None else models.load(model)
     if loaded.id != container.model_id:
         raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")

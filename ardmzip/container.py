@@ -131,7 +131,8 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Container:
         raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
-        raise FormatError(f"an image of {width} x {height} pixels is over the limit of {max_pixels} pixels")
+        limit = f"the limit of {max_pixels} pixels (--max-pixels)"
+        raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     channels = 1 if flags & _FLAG_GRAY else 3
     phase = (int(bool(flags & _FLAG_PHASE_Y)), int(bool(flags & _FLAG_PHASE_X)))
     try:

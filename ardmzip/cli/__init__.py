@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
 
 from ardmzip import __version__
-from ardmzip.cli._common import FAILED, INTERRUPTED, complain, describe
+from ardmzip.cli import _signals
+from ardmzip.cli._common import complain, describe, drop_stdout
 from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
 from ardmzip.cli.info import info
@@ -16,6 +20,7 @@ from ardmzip.cli.models import models
 from ardmzip.cli.schedule import schedule
 from ardmzip.cli.test import test
 from ardmzip.cli.train import train
+from ardmzip.files import remove_temporaries
 
 
 class Group(click.Group):
@@ -23,20 +28,58 @@ class Group(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         extra |= {"prog_name": "ardmzip", "standalone_mode": False}
+        _fill_standard_streams()
         try:
             code = super().main(*args, **extra)
-        except click.Abort:
-            complain(None, "interrupted")
-            code = INTERRUPTED
+        except click.Abort:  # interrupted before a command began
+            code = _end("interrupted", 130)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "ardmzip"
+            code = _end(f"{error.format_message()} (see {command} --help)", error.exit_code)
         except click.ClickException as error:
-            context = getattr(error, "ctx", None)
-            command = context.command_path if context else "ardmzip"
-            complain(None, f"{error.format_message()} (see {command} --help)")
-            code = error.exit_code
-        except OSError as error:  # from looking at the paths, before there is work on a file
-            complain(None, describe(error) or "")
-            code = FAILED
+            code = _end(error.format_message(), error.exit_code)
         sys.exit(code or 0)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the options; --help and --version print here."""
+        with _system_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; a signal ends it with one line, and nothing half-written is left."""
+        with _system_errors(), _signals.caught():
+            try:
+                return super().invoke(context)
+            except KeyboardInterrupt as error:
+                raise click.exceptions.Exit(_end(*_signals.reason(error))) from None
+            finally:
+                remove_temporaries()
+
+
+def _fill_standard_streams() -> None:
+    """Where stdin, stdout or stderr is closed, the next file to be opened would take its place and its messages."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def _end(message: str, code: int) -> int:
+    """The last line, and the exit code."""
+    with contextlib.suppress(OSError):  # if nobody reads stderr, the code has to say it all
+        complain(None, message)
+    return code
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """An error from looking at paths, before there is work on a file, or from printing a page becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        drop_stdout()
+        raise click.ClickException(describe(error) or "") from error
 
 
 @click.group(

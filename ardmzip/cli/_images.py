@@ -7,7 +7,7 @@ import warnings
 
 from PIL import Image
 
-from ardmzip.container import is_ardm
+from ardmzip.container import MAX_PIXELS, is_ardm
 from ardmzip.errors import ImageError
 from ardmzip.files import IMAGE_FORMATS
 from ardmzip.image import read_image
@@ -16,13 +16,22 @@ from ardmzip.image import read_image
 _METADATA = {"exif": "EXIF data", "icc_profile": "colour profile", "xmp": "XMP data", "XML:com.adobe.xmp": "XMP data"}
 
 
-def decode(data: bytes) -> Image.Image:
-    """The image of a file's bytes."""
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image of a file's bytes; one of more pixels is refused before they are read."""
     if is_ardm(data):
         raise ImageError("this is an .ardm file already")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
-        return read_image(io.BytesIO(data))
+    usual = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow refuses twice as many
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
+            return read_image(io.BytesIO(data))
+    except ImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ImageError(f"the image is over the limit of {max_pixels} pixels (--max-pixels)") from error
+        raise
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
 def metadata(image: Image.Image) -> list[str]:

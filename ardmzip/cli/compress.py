@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ import click
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
-from ardmzip.files import SUFFIX, compressed_name
+from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
@@ -33,6 +34,7 @@ class Settings:
     force: bool
     remove: bool
     verify: bool
+    max_pixels: int
     messages: common.Messages
 
 
@@ -49,8 +51,10 @@ Examples:
 )
 @common.files_argument
 @click.option(
-    "-o", "--output", "out", metavar="OUT", help="Output file (for one FILE) or existing folder; - is stdout."
-)
+    "-o", "--output", "out", metavar="OUT", type=common.path_type,
+    help="Output file (for one FILE) or existing folder; - is stdout.",
+)  # fmt: skip
+@common.recursive_option("images")
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
@@ -63,12 +67,15 @@ Examples:
 )  # fmt: skip
 @common.device_options
 @common.output_options
+@common.jobs_option
+@common.continue_option
+@common.max_pixels_option
 @common.message_options("; and what learning gained (measuring it takes time)")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
     device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool,
-    no_verify: bool,
+    no_verify: bool, recursive: bool, workers: int, continue_on_error: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -80,14 +87,16 @@ def compress(
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
     if no_learn and batches is not None:
         raise click.UsageError("--batches is for learning: leave out --no-learn")
-    jobs = plan(files, out, compressed_name, stdout=stdout, remove=remove, as_json=as_json)
+    suffixes = SOURCE_SUFFIXES if recursive else None
+    jobs = plan(files, out, compressed_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
     for job in jobs:
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, messages
+        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, max_pixels,
+        messages,
     )  # fmt: skip
-    return run_jobs(jobs, lambda job: _compress(job, settings))
+    return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
 
 
 def _check_suffix(job: Job) -> None:
@@ -96,14 +105,14 @@ def _check_suffix(job: Job) -> None:
         raise click.UsageError(f"{common.plain(job.output)}: OUT should end in {SUFFIX}")
 
 
-def _compress(job: Job, s: Settings) -> None:
+def _compress(job: Job, s: Settings) -> common.Report:
     started = time.perf_counter()
     job.check_target(s.force)
     from ardmzip import api
     from ardmzip.cli import _images
 
     source = job.read()
-    image = _images.decode(source)
+    image = _images.decode(source, s.max_pixels)
     gains: list[Gain] | None = [] if s.learn and s.messages.detailed else None
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
@@ -120,15 +129,16 @@ def _compress(job: Job, s: Settings) -> None:
     measured = " with measuring" if gains else ""
     verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
     times = f"encode {encoding:.2f} s{measured}, {verified}"
-    _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
+    report = _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
     lost = _images.metadata(image)
     if lost and not s.messages.quiet:
         common.note(job.label, f"not stored: {', '.join(lost)}")
+    return report
 
 
 def _tell(
     job: Job, s: Settings, read: int, data: bytes, seconds: float, times: str, gains: list[Gain] | None
-) -> None:  # fmt: skip
+) -> common.Report:  # fmt: skip
     from ardmzip import api, model
     from ardmzip.container import unpack
 
@@ -147,6 +157,7 @@ def _tell(
         f"{head}, {common.backend_name(s.device, s.backend)}, {times}"
     )
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
+    return report
 
 
 def _learned(gains: Iterable[Gain]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
 from ardmzip.errors import ArdmError
-from ardmzip.files import IMAGE_FORMATS, restored_name
+from ardmzip.files import IMAGE_FORMATS, SUFFIX, restored_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,23 +26,27 @@ class Decoding:
     model: str | None
     device: str
     backend: str
+    max_pixels: int
     messages: common.Messages
 
     def restore(self, job: Job, data: bytes) -> Image.Image:
         """The image of a file's bytes, with a progress bar."""
         from ardmzip.container import unpack
 
-        unpack(data)  # what is no .ardm file is refused before torch is imported
+        unpack(data, self.max_pixels)  # what is no .ardm file is refused before torch is imported
         from ardmzip import api
 
         with Bar(job.label, self.messages.quiet) as bar:
-            return api.decompress(data, model=self.model, device=self.device, backend=self.backend, progress=bar)
+            return api.decompress(
+                data, model=self.model, device=self.device, backend=self.backend, progress=bar,
+                max_pixels=self.max_pixels,
+            )  # fmt: skip
 
-    def tell(self, job: Job, data: bytes, started: float, written: int | None) -> None:
+    def tell(self, job: Job, data: bytes, started: float, written: int | None) -> common.Report:
         """The summary of a decoded file, of which ``written`` bytes were made, or nothing if None."""
         from ardmzip.container import unpack
 
-        container = unpack(data)
+        container = unpack(data, self.max_pixels)
         name = common.model_name(container.model_id)
         report = common.Report(
             input=job.label if job.source else STREAM,
@@ -57,6 +62,7 @@ class Decoding:
         )
         outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
         self.messages.tell(report, f"{outcome}  {report.figures}", details)
+        return report
 
 
 @click.command(
@@ -73,27 +79,34 @@ Suffixes for -o, all lossless:
 )
 @common.files_argument
 @click.option(
-    "-o", "--output", "out", metavar="OUT",
+    "-o", "--output", "out", metavar="OUT", type=common.path_type,
     help="Output file (for one FILE; its suffix chooses the format) or existing folder; - is stdout.",
 )  # fmt: skip
+@common.recursive_option(".ardm files")
 @common.decoding_model_option
 @common.device_options
 @common.output_options
+@common.jobs_option
+@common.continue_option
+@common.max_pixels_option
 @common.message_options()
 def decompress(
     files: tuple[str, ...], out: str | None, model: str | None, device: str, backend: str, force: bool, remove: bool,
-    stdout: bool, quiet: bool, verbose: bool, as_json: bool,
+    stdout: bool, quiet: bool, verbose: bool, as_json: bool, recursive: bool, workers: int, continue_on_error: bool,
+    max_pixels: int,
 ) -> int:  # fmt: skip
     """Restore images from .ardm files.
 
     FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png. Pixels
     are compared with the checksum in the file: a damaged file gives an error, never a wrong image.
     """
-    jobs = plan(files, out, restored_name, stdout=stdout, remove=remove, as_json=as_json)
+    suffixes = (SUFFIX,) if recursive else None
+    jobs = plan(files, out, restored_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
     for job in jobs:
         _check_suffix(job)
-    decoding = Decoding(model, device, backend, common.Messages(quiet, verbose, as_json))
-    return run_jobs(jobs, lambda job: _decompress(job, decoding, force, remove))
+    decoding = Decoding(model, device, backend, max_pixels, common.Messages(quiet, verbose, as_json))
+    work = partial(_decompress, decoding=decoding, force=force, remove=remove)
+    return run_jobs(jobs, work, common.Batch(workers, continue_on_error, quiet))
 
 
 def _suffix(job: Job) -> str:
@@ -107,7 +120,7 @@ def _check_suffix(job: Job) -> None:
         raise click.UsageError(f"{common.plain(job.output)}: {problem}; lossless formats it writes: {known}")
 
 
-def _decompress(job: Job, decoding: Decoding, force: bool, remove: bool) -> None:
+def _decompress(job: Job, decoding: Decoding, force: bool, remove: bool) -> common.Report:
     started = time.perf_counter()
     job.check_target(force)
     data = job.read()
@@ -120,4 +133,4 @@ def _decompress(job: Job, decoding: Decoding, force: bool, remove: bool) -> None
     job.write(file, force)
     if remove:
         job.remove_source()
-    decoding.tell(job, data, started, len(file))
+    return decoding.tell(job, data, started, len(file))

@@ -117,14 +117,14 @@ def _schedule(
     if image is not None:
         size, channels = _measure(Path(image))
     problem = _problem(model, *size, channels)
-    click.echo(problem.title)
+    common.print_out(problem.title)
     if not problem.sizes.any():
-        click.echo("a single pixel needs no network call")
+        common.print_out("a single pixel needs no network call")
         return
     optimum = best_schedule(problem.sizes, problem.loss)
     chosen = _every_atom(problem) if steps is None else best_schedule(problem.sizes, problem.loss, steps)
     parts = _table(problem, chosen.calls), _learning(problem, batches), _totals(problem, chosen, optimum, steps is None)
-    click.echo("\n".join(line for part in parts for line in ("", *part)))
+    common.print_out("\n".join(line for part in parts for line in ("", *part)))
     if plot is not None:
         write_atomic(plot, _plot(problem, chosen, optimum, plot.suffix[1:].lower()), force)
 
