@@ -90,7 +90,7 @@ def test_kills_leave_no_partial_file(whole, tmp_path, command):
         write(folder / "in", whole[source])
         (folder / "out").mkdir()
         if option == ["-f"]:  # files to be overwritten, every one complete as well
-            write(folder / "out", {name: b"old" for name in whole[target]})
+            write(folder / "out", dict.fromkeys(whole[target], b"old"))
         process = begin(verb, "-r", "in", "-o", "out", *option, cwd=folder)
         read_lines(process, rng.randrange(1, len(NAMES) - 8))
         time.sleep(rng.uniform(0, 0.03))
