@@ -13,6 +13,7 @@ import click
 from ardmzip import __version__
 from ardmzip.cli import _signals
 from ardmzip.cli._common import complain, describe, drop_stdout
+from ardmzip.cli.completion import completion
 from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
 from ardmzip.cli.info import info
@@ -39,6 +40,10 @@ class Group(click.Group):
         except click.ClickException as error:
             code = _end(error.format_message(), error.exit_code)
         sys.exit(code or 0)
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """In the order in which they are of use."""
+        return list(self.commands)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Parse the options; --help and --version print here."""
@@ -92,13 +97,13 @@ def _system_errors() -> Iterator[None]:
 Examples:
   ardmzip compress img.png                 writes img.ardm
   ardmzip decompress img.ardm              writes img.png
-  ardmzip compress *.png -o archive/       many files, into a folder
-  ardmzip test archive/*.ardm              checks that all of them can be restored
+  ardmzip compress -r photos -o archive    all images below a folder, into another
+  ardmzip test -r archive                  checks that all of them can be restored
   ardmzip info img.ardm                    says what a file holds
 
 \b
 ardmzip COMMAND --help explains a command.
-Exit codes: 0 all went well, 1 a file failed, 2 wrong usage, 130 interrupted.""",
+Exit codes: 0 all went well, 1 a file failed, 2 wrong usage, 128 + N ended by signal N (130: Ctrl-C).""",
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.pass_context
@@ -112,5 +117,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (compress, decompress, test, info, schedule, train, models):
+for command in (compress, decompress, test, info, models, schedule, train, completion):
     main.add_command(command)

@@ -275,29 +275,31 @@ output_options = options(
         "--rm/--keep", " /-k", "remove", default=False,
         help="Remove every source once its output is complete and verified, or keep it (the default).",
     ),
-    click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single file."),
+    click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single FILE."),
 )  # fmt: skip
 
 
 continue_option = click.option(
     "--continue-on-error", is_flag=True,
-    help="Go on with the other files after one has failed; by default the first failure ends the run.",
+    help="Go on with the other files after one has failed. By default the first failure ends the run.",
 )  # fmt: skip
 jobs_option = click.option(
     "--jobs", "workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-    help="Work on N files at a time, in processes that share the threads; for many files.",
+    help="Work on N files at a time, in N processes that share the processor's threads. Pays for many files.",
 )  # fmt: skip
 
 
-def recursive_option(taken: str) -> Callable[[Command], Command]:
+def recursive_option(taken: str, writes: bool = True) -> Callable[[Command], Command]:
     """-r; ``taken`` are the files that it takes."""
-    text = f"Take all {taken} below every FILE that is a folder; with -o FOLDER their tree is kept there."
+    text = f"FILE may be a folder: take all {taken} below it."
+    if writes:
+        text += " With -o, OUT is a folder (made if need be) that gets the same tree."
     return click.option("-r", "--recursive", is_flag=True, help=text)
 
 
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True, metavar="N",
-    help="Refuse images of more than N pixels before memory is taken for them.",
+    help="Refuse an image of more than N pixels before any memory is taken for it.",
 )  # fmt: skip
 
 
@@ -307,5 +309,5 @@ def message_options(remark: str = "") -> Callable[[Command], Command]:
     return options(
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("-v", "--verbose", is_flag=True, help=verbose),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file on standard output."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file on standard output."),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -20,16 +22,24 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image of a file's bytes; one of more pixels is refused before they are read."""
     if is_ardm(data):
         raise ImageError("this is an .ardm file already")
-    usual = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # Pillow refuses twice as many
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
+        with _pillow_limit(max_pixels):
             return read_image(io.BytesIO(data))
     except ImageError as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):
             raise ImageError(f"the image is over the limit of {max_pixels} pixels (--max-pixels)") from error
         raise
+
+
+@contextlib.contextmanager
+def _pillow_limit(pixels: int | None) -> Iterator[None]:
+    """Our limit instead of Pillow's, which is lower, and without its warning: large images are welcome."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None if pixels is None else pixels / 2  # type: ignore[assignment]  # it allows twice that
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = usual
 
@@ -54,5 +64,5 @@ def encode(image: Image.Image, suffix: str) -> bytes:
 
 def holds(file: bytes, image: Image.Image) -> bool:
     """Whether an image file gives back the pixels; gray in a format without gray counts."""
-    with Image.open(io.BytesIO(file)) as restored:
+    with _pillow_limit(None), Image.open(io.BytesIO(file)) as restored:
         return restored.size == image.size and restored.convert(image.mode).tobytes() == image.tobytes()

@@ -45,6 +45,8 @@ Examples:
   ardmzip compress a.png b.tif -o archive/       writes archive/a.ardm and archive/b.ardm
   ardmzip compress img.png -o other.ardm -f      overwrites other.ardm
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
+  ardmzip compress -r photos -o archive          photos/2024/a.jpg becomes archive/2024/a.ardm
+  ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
   ardmzip compress - < img.png > img.ardm        from stdin to stdout"""
@@ -82,6 +84,8 @@ def compress(
     FILE is an 8-bit RGB or gray image in any format that Pillow reads, or - for stdin. The output is named after it:
     img.png becomes img.ardm. Every result is decoded and compared with the image before it is written. Pixels are kept
     exactly; metadata (EXIF, colour profiles) is not stored yet. To restore a file, its model must be installed.
+
+    Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")

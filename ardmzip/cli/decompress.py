@@ -71,6 +71,7 @@ Examples:
   ardmzip decompress img.ardm                    writes img.png beside img.ardm
   ardmzip decompress a.ardm b.ardm -o restored/  writes restored/a.png and restored/b.png
   ardmzip decompress img.ardm -o img.tif         writes a TIFF file
+  ardmzip decompress -r archive -o restored      archive/2024/a.ardm becomes restored/2024/a.png
   ardmzip decompress -c img.ardm | display       a PNG file on stdout
 
 \b
@@ -99,6 +100,8 @@ def decompress(
 
     FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png. Pixels
     are compared with the checksum in the file: a damaged file gives an error, never a wrong image.
+
+    Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """
     suffixes = (SUFFIX,) if recursive else None
     jobs = plan(files, out, restored_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)

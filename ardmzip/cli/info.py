@@ -21,11 +21,11 @@ Examples:
 @common.files_argument
 @common.continue_option
 @common.max_pixels_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
 def info(files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool) -> int:
     """Print what .ardm files hold, without decoding them.
 
-    The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
+    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
     neither side information nor stream.
     """
     batch = common.Batch(continue_on_error=continue_on_error, quiet=True)

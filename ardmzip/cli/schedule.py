@@ -55,6 +55,7 @@ class Problem:
 
 
 @click.command(
+    short_help="Show how an image is cut into network calls.",
     epilog="""\b
 Examples:
   ardmzip schedule                               what compress does with 768 x 512 pixels

@@ -17,10 +17,11 @@ from ardmzip.files import SUFFIX
     epilog="""\b
 Examples:
   ardmzip test img.ardm
-  ardmzip test -q archive/*.ardm && echo all good"""
+  ardmzip test -q archive/*.ardm && echo all good
+  ardmzip test -r archive --jobs 4 --continue-on-error"""
 )
 @common.files_argument
-@common.recursive_option(".ardm files")
+@common.recursive_option(".ardm files", writes=False)
 @common.decoding_model_option
 @common.device_options
 @common.jobs_option
@@ -33,8 +34,9 @@ def test(
 ) -> int:  # fmt: skip
     """Check that .ardm files can be restored; writes nothing.
 
-    Every FILE is decoded completely and its pixels are compared with the checksum in the file. The exit code is 0 if
-    all of them are good.
+    Every FILE, or - for stdin, is decoded completely and its pixels are compared with the checksum in the file. The
+    exit code is 0 if all of them are good, and 1 if not: the first bad one ends the run, unless --continue-on-error is
+    given.
     """
     decoding = Decoding(model, device, backend, max_pixels, common.Messages(quiet, verbose, as_json))
     jobs = input_jobs(files, (SUFFIX,) if recursive else None)
