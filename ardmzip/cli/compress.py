@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,7 +50,11 @@ Examples:
   ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
-  ardmzip compress - < img.png > img.ardm        from stdin to stdout"""
+  ardmzip compress - < img.png > img.ardm        from stdin to stdout
+
+\b
+Suffixes of the images that -r takes:
+""" + textwrap.fill(" ".join(SOURCE_SUFFIXES), 90, initial_indent="  ", subsequent_indent="  "),
 )
 @common.files_argument
 @click.option(

@@ -25,8 +25,8 @@ Examples:
 def info(files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool) -> int:
     """Print what .ardm files hold, without decoding them.
 
-    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
-    neither side information nor stream.
+    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
+    that). Header bytes are all that are neither side information nor stream.
     """
     batch = common.Batch(continue_on_error=continue_on_error, quiet=True)
     return run_jobs(input_jobs(files), partial(_info, as_json=as_json, max_pixels=max_pixels), batch)
