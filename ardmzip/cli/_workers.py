@@ -70,8 +70,9 @@ def _run(
                 if not begun:
                     return
                 for future in wait(begun, return_when=FIRST_COMPLETED).done:
-                    broken = broken or isinstance(future.exception(), BrokenProcessPool)
-                    yield begun.pop(future), Answer(None) if broken else future.result()
+                    died = isinstance(future.exception(), BrokenProcessPool)
+                    broken = broken or died
+                    yield begun.pop(future), Answer(None) if died else future.result()
         except BaseException:
             _stop_processes()
             raise
