@@ -122,7 +122,10 @@ def _sources(files: Iterable[str], suffixes: Collection[str] | None) -> list[Sou
 
 
 def _below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """The files with these suffixes below a folder, in order; links to folders are not followed."""
+    """The files with these suffixes below a folder, in order; links to folders are not followed.
+
+    Pipes and devices are left out: reading one could take for ever.
+    """
 
     def fail(error: OSError) -> None:
         raise error
@@ -130,8 +133,9 @@ def _below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     for path, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         for file in sorted(files):
-            if Path(file).suffix.lower() in suffixes:
-                yield Path(path, file)
+            found = Path(path, file)
+            if found.suffix.lower() in suffixes and (found.is_file() or not found.exists()):
+                yield found
 
 
 # Running
@@ -152,9 +156,10 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: B
     """
     started = time.perf_counter()
     outcomes: dict[int, Outcome] = {}
+    failed = False
 
     def go_on() -> bool:
-        return batch.continue_on_error or all(outcome.good for outcome in outcomes.values())
+        return batch.continue_on_error or not failed
 
     if batch.workers > 1 and len(jobs) > 1:
         if any(job.source is None for job in jobs):
@@ -162,13 +167,16 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: B
         with contextlib.closing(_in_parallel(jobs, work, batch.workers, go_on)) as done:
             for index, outcome in done:
                 outcomes[index] = outcome
+                failed = failed or not outcome.good
     else:
         for index, job in enumerate(jobs):
-            if go_on():
-                outcomes[index] = _outcome(work, job)
+            if not go_on():
+                break
+            outcomes[index] = _outcome(work, job)
+            failed = failed or not outcomes[index].good
     if len(jobs) > 1:
         _sum_up(jobs, outcomes, batch, time.perf_counter() - started)
-    return 0 if all(outcome.good for outcome in outcomes.values()) else FAILED
+    return FAILED if failed else 0
 
 
 def _in_parallel(

@@ -98,9 +98,11 @@ def test_a_tree_without_output_folder_and_a_file_beside_it(tree):
     assert names(tree / "back") == sorted(["single.png", *(str(Path(name).with_suffix(".png")) for name in TREE)])
 
 
-def test_links_to_folders_are_not_followed(tree):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_links_to_folders_are_not_followed_and_pipes_left_alone(tree):
     (tree / "in" / "loop").symlink_to(tree / "in", target_is_directory=True)
     (tree / "in" / "image.png").symlink_to(tree / "in" / "a.png")
+    os.mkfifo(tree / "in" / "pipe.png")
     done = run("compress", "-r", "in", "-o", "out", cwd=tree)
     assert done.returncode == 0
     assert len(names(tree / "out")) == len(TREE) + 1
