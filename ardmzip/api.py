@@ -128,6 +128,7 @@ def decompress(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
@@ -141,6 +142,7 @@ def decompress(
             preview. Less of the file is read and decoded then, if it was coded by a model.
         region: (x, y, width, height) of the pixels wanted; only their tiles are decoded.
         progress: called with the fraction done, 0 to 1.
+        max_pixels: a file that claims to hold more is refused before memory is taken for them.
 
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
     FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
@@ -149,9 +151,9 @@ def decompress(
     """
     from ardmzip import formats
 
-    formats.require_mode(unpack(data, whole=False).pixel_format)
+    formats.require_mode(unpack(data, max_pixels, whole=False).pixel_format)
     options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return formats.to_image(restore(data, level=level, region=region, **options))
+    return formats.to_image(restore(data, level=level, region=region, max_pixels=max_pixels, **options))
 
 
 def decompress_array(
@@ -163,6 +165,7 @@ def decompress_array(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """The samples of a ``.ardm`` file: uint8 or uint16 [height, width] or [height, width, 2 to 4].
 
@@ -175,7 +178,7 @@ def decompress_array(
     True
     """
     options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return restore(data, level=level, region=region, **options).array()
+    return restore(data, level=level, region=region, max_pixels=max_pixels, **options).array()
 
 
 def restore(
@@ -187,16 +190,18 @@ def restore(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Picture:
     """The picture of a ``.ardm`` file; see decompress."""
     from ardmzip import metadata, raster
     from ardmzip.formats import Picture
 
-    container = unpack(data, whole=level == 0 and region is None)
     if level < 0:
         raise OptionError(f"level must be at least 0, not {level}")
     if level and region is not None:
         raise OptionError("a level or a region, not both")
+    container = unpack(data, max_pixels, whole=level == 0 and region is None)
+    level = min(level, container.order.levels)  # a single pixel is left
 
     def load() -> tuple[Model, Backend]:
         from ardmzip import model as models

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, input_jobs, run_jobs
+from ardmzip.container import MAX_PIXELS
 
 
 @click.command(
@@ -17,30 +19,33 @@ Examples:
   ardmzip info --json archive/*.ardm | jq .bits_per_subpixel"""
 )
 @common.files_argument
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file.")
-def info(files: tuple[str, ...], as_json: bool) -> int:
+@common.continue_option
+@common.max_pixels_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+def info(files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool) -> int:
     """Print what .ardm files hold, without decoding them.
 
-    The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
-    neither metadata, side information, stream nor stored samples.
+    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
+    that). Header bytes are all that are neither metadata, side information, stream nor stored samples.
     """
-    return run_jobs(input_jobs(files), lambda job: _info(job, as_json))
+    batch = common.Batch(continue_on_error=continue_on_error, quiet=True)
+    return run_jobs(input_jobs(files), partial(_info, as_json=as_json, max_pixels=max_pixels), batch)
 
 
-def _info(job: Job, as_json: bool) -> None:
-    values = describe_file(job.label if job.source else STREAM, job.read())
+def _info(job: Job, as_json: bool, max_pixels: int) -> None:
+    values = describe_file(job.label if job.source else STREAM, job.read(), max_pixels)
     if as_json:
         common.print_json(values)
     else:
-        click.echo("\n".join(_lines(values)))
+        common.print_out("\n".join(_lines(values)))
 
 
-def describe_file(label: str, data: bytes) -> dict[str, Any]:
+def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything ``info`` prints, by its JSON key."""
     from ardmzip import metadata
     from ardmzip.container import unpack
 
-    c = unpack(data)
+    c = unpack(data, max_pixels)
     parts = list(c.parts)
     stream = sum(words.nbytes for part in parts for words in part.segments)
     stored = sum(len(part.stored or b"") for part in parts)
