@@ -50,6 +50,15 @@ def restored_name(source: Path) -> Path:
     return source.with_suffix(".png") if source.suffix.lower() == SUFFIX else source.with_name(source.name + ".png")
 
 
+def part_name(source: Path, part: str) -> Path:
+    """Where a part of an image is restored to unless told otherwise: never to the name of the whole image.
+
+    >>> print(part_name(Path("img.ardm"), "level2"))
+    img.level2.png
+    """
+    return restored_name(source).with_suffix(f".{part}.png")
+
+
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise OSError if ``path`` cannot become an output file; called before the work, so that none is wasted."""
     if not path.parent.is_dir():

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,22 @@ class Report:
         return f"{sizes} bytes  {self.bits_per_subpixel:.3f} bits per sub-pixel  {self.seconds:.1f} s"
 
 
+@dataclass(frozen=True)
+class PartReport(Report):
+    """What was restored of a part of a file; the keys of Report tell of the whole image."""
+
+    level: int
+    region: tuple[int, int, int, int] | None
+    part_width: int
+    part_height: int
+
+    @property
+    def figures(self) -> str:
+        """Sizes and time for the summary line."""
+        pixels = f"{self.part_width} x {self.part_height} of {self.width} x {self.height} pixels"
+        return f"{self.input_bytes} -> {self.output_bytes} bytes  {pixels}  {self.seconds:.1f} s"
+
+
 def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
     """The part of a report that a container of ``ardm_bytes`` bytes determines."""
     described = c.pixel_format
@@ -161,7 +178,7 @@ def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
 
 
 def coding(c: Container) -> str:
-    """What codes the parts of an image, such as ``model, alpha WebP``."""
+    """What codes the parts of an image, such as ``model, alpha WebP``; of tiles also how many are coded so."""
     from ardmzip import stored
 
     def part(body: Container) -> str:
@@ -173,7 +190,12 @@ def coding(c: Container) -> str:
             names.append(f"{extra} {part(body.alpha)}")
         return ", ".join(names)
 
-    return part(c)
+    if c.tile is None:
+        return part(c)
+    found = Counter(map(part, c.tiles))
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{name} ({n} {'tile' if n == 1 else 'tiles'})" for name, n in found.items())
 
 
 def details(c: Container, report: Report, device: str, backend: str, remark: str = "") -> str:
@@ -323,7 +345,7 @@ continue_option = click.option(
 )  # fmt: skip
 jobs_option = click.option(
     "--jobs", "workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-    help="Work on N files at a time, in N processes that share the processor's threads. Pays for many files.",
+    help="Work on N files at a time, in N processes that share the processor's threads. Helps where cores are idle.",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sys
 import time
@@ -45,6 +46,13 @@ class Job:
         if self.source.is_dir():
             raise IsADirectoryError("is a folder (-r takes the files below it)")
         return self.source.read_bytes()
+
+    def mapped(self) -> bytes | memoryview:
+        """The input as a memory map, of which only what is looked at is read; stdin and the like are read whole."""
+        if self.source is None or not self.source.is_file() or not self.source.stat().st_size:
+            return self.read()
+        with open(self.source, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def check_target(self, force: bool) -> None:
         if self.target is not None and not (self.in_tree and not os.path.lexists(self.target.parent)):

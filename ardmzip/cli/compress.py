@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections.abc import Iterable
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 _MIN_PIXELS = 1000  # a level with fewer tells little about learning by itself
 
 
+class TileSize(click.ParamType):
+    """A number of pixels, none or auto."""
+
+    name = "tile"
+
+    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> str | int:
+        if isinstance(value, int) or value in ("none", "auto"):
+            return value
+        if re.fullmatch(r"[1-9]\d{0,8}", value) is None:
+            self.fail(f"{value!r} is not a number of pixels, none or auto", param, context)
+        return int(value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of ``compress``."""
@@ -30,6 +44,7 @@ class Settings:
     steps: int | None
     learn: bool
     batches: int | None
+    tile: int | str | None
     device: str
     backend: str
     force: bool
@@ -52,6 +67,7 @@ Examples:
   ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
+  ardmzip compress --tile 1024 map.tif           tiles of about 1024 x 1024 pixels
   ardmzip compress --strip img.png               without EXIF data, colour profile and texts
   ardmzip compress - < img.png > img.ardm        from stdin to stdout
 
@@ -76,6 +92,11 @@ Suffixes of the images that -r takes:
     "--batches", type=click.IntRange(min=1), metavar="N",
     help="Plan at most N batches for each head to learn in; by default many, for the smallest file.",
 )  # fmt: skip
+@click.option(
+    "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
+    help="Cut the image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
+    "of them. none codes it in one piece; auto takes tiles of about 2048 for images of 2^24 pixels or more.",
+)  # fmt: skip
 @common.device_options
 @common.output_options
 @common.jobs_option
@@ -87,9 +108,9 @@ Suffixes of the images that -r takes:
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
-    device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool,
-    strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool, workers: int, continue_on_error: bool,
-    max_pixels: int,
+    tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool,
+    as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool, workers: int,
+    continue_on_error: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -110,8 +131,8 @@ def compress(
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, strip, force_jpeg,
-        max_pixels, messages,
+        model, steps, not no_learn, batches, None if tile == "none" else tile, device, backend, force, remove,
+        not no_verify, strip, force_jpeg, max_pixels, messages,
     )  # fmt: skip
     return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
 
@@ -134,7 +155,7 @@ def _compress(job: Job, s: Settings) -> common.Report:
         begun = time.perf_counter()
         data = api.compress(
             picture, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
-            strip=s.strip, verify=s.verify, progress=bar, gains=gains,
+            tile=s.tile, strip=s.strip, verify=s.verify, progress=bar, gains=gains,
         )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)

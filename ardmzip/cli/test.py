@@ -46,5 +46,5 @@ def test(
 def _test(job: Job, decoding: Decoding) -> common.Report:
     started = time.perf_counter()
     data = job.read()
-    decoding.restore(job, data)
-    return decoding.tell(job, data, started, None)
+    picture = decoding.restore(job, data)
+    return decoding.tell(job, data, started, None, picture)
