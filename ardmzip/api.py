@@ -201,6 +201,10 @@ def restore(
     if level and region is not None:
         raise OptionError("a level or a region, not both")
     container = unpack(data, max_pixels, whole=level == 0 and region is None)
+    if region is not None or level:
+        in_parts = container.tile is not None or (level and container.level_crcs and container.stored is None)
+        if not in_parts:  # it has to be read as a whole, so that its checksum costs nothing
+            container = unpack(data, max_pixels)
     level = min(level, container.order.levels)  # a single pixel is left
 
     def load() -> tuple[Model, Backend]:
