@@ -63,7 +63,7 @@ Examples:
   ardmzip compress a.png b.tif -o archive/       writes archive/a.ardm and archive/b.ardm
   ardmzip compress img.png -o other.ardm -f      overwrites other.ardm
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
-  ardmzip compress -r photos -o archive          photos/2024/a.jpg becomes archive/2024/a.ardm
+  ardmzip compress -r photos -o archive          photos/2024/a.tif becomes archive/2024/a.ardm
   ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
