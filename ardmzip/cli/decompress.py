@@ -172,7 +172,7 @@ def decompress(
     gives an error, never a wrong image.
 
     --level, --preview and --region restore a part of the image, and name it so: img.level2.png, img.preview.png,
-    img.region.png. The checksums of these pixels are compared, those of the others and of the whole file are not.
+    img.region.png. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
 
     Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +205,19 @@ def test_a_killed_worker_fails_its_files_only(whole, tmp_path):
     made = {name: data for name, data in listing(tmp_path / "out").items() if not TEMPORARY.fullmatch(name)}
     assert made == {name: whole["ardm"][name] for name in made}
     assert len(made) >= len(NAMES) - len(lost)
+
+
+def test_tiles_end_soon_after_an_interruption():
+    from ardmzip import raster
+
+    def work(index: int, report: Callable[[float], None]) -> None:
+        if index == 0:
+            raise KeyboardInterrupt
+        while time.perf_counter() < started + 60:
+            report(0.5)
+            time.sleep(0.01)
+
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        raster._each(work, [1, 1, 1], 2, None)
+    assert time.perf_counter() < started + 30
