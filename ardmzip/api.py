@@ -128,6 +128,7 @@ def decompress(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
@@ -141,17 +142,18 @@ def decompress(
             preview. Less of the file is read and decoded then, if it was coded by a model.
         region: (x, y, width, height) of the pixels wanted; only their tiles are decoded.
         progress: called with the fraction done, 0 to 1.
+        max_pixels: a file that claims to hold more is refused before memory is taken for them.
 
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
     FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
     BackendError, OptionError for a region outside the image. Wrong pixels are never returned: they are compared with
-    the file's checksums.
+    the file's checksums. For a level or a region, damage to the palette and the metadata may go unnoticed.
     """
     from ardmzip import formats
 
-    formats.require_mode(unpack(data, whole=False).pixel_format)
+    formats.require_mode(unpack(data, max_pixels, whole=False).pixel_format)
     options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return formats.to_image(restore(data, level=level, region=region, **options))
+    return formats.to_image(restore(data, level=level, region=region, max_pixels=max_pixels, **options))
 
 
 def decompress_array(
@@ -163,6 +165,7 @@ def decompress_array(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """The samples of a ``.ardm`` file: uint8 or uint16 [height, width] or [height, width, 2 to 4].
 
@@ -175,7 +178,7 @@ def decompress_array(
     True
     """
     options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return restore(data, level=level, region=region, **options).array()
+    return restore(data, level=level, region=region, max_pixels=max_pixels, **options).array()
 
 
 def restore(
@@ -187,16 +190,22 @@ def restore(
     level: int = 0,
     region: tuple[int, int, int, int] | None = None,
     progress: Callable[[float], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Picture:
     """The picture of a ``.ardm`` file; see decompress."""
     from ardmzip import metadata, raster
     from ardmzip.formats import Picture
 
-    container = unpack(data, whole=level == 0 and region is None)
     if level < 0:
         raise OptionError(f"level must be at least 0, not {level}")
     if level and region is not None:
         raise OptionError("a level or a region, not both")
+    container = unpack(data, max_pixels, whole=level == 0 and region is None)
+    if region is not None or level:
+        in_parts = container.tile is not None or (level and container.level_crcs and container.stored is None)
+        if not in_parts:  # it has to be read as a whole, so that its checksum costs nothing
+            container = unpack(data, max_pixels)
+    level = min(level, container.order.levels)  # a single pixel is left
 
     def load() -> tuple[Model, Backend]:
         from ardmzip import model as models

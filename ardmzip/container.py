@@ -253,7 +253,8 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
     flags = _read_flags(reader)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
-        raise FormatError(f"an image of {width} x {height} pixels is over the limit of {max_pixels} pixels")
+        limit = f"the limit of {max_pixels} pixels (--max-pixels)"
+        raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
     model_id = bytes(reader.take(MODEL_ID_BYTES))
     chunks = _read_chunks(reader, _FILE_NAMES)

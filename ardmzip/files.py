@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
 
 SUFFIX = ".ardm"
+#: Suffixes of the formats that images are read from, for finding the images below a folder. Not all that these formats
+#: can hold is supported, and a file of any other name can be named itself.
+SOURCE_SUFFIXES = (
+    ".apng", ".bmp", ".gif", ".icb", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm",
+    ".ppm", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp",
+)  # fmt: skip
 #: Suffixes of the lossless image formats that a restored image can be written in, and Pillow's names for them.
 IMAGE_FORMATS = {
     ".png": "PNG",
@@ -43,10 +50,21 @@ def restored_name(source: Path) -> Path:
     return source.with_suffix(".png") if source.suffix.lower() == SUFFIX else source.with_name(source.name + ".png")
 
 
+def part_name(source: Path, part: str) -> Path:
+    """Where a part of an image is restored to unless told otherwise: never to the name of the whole image.
+
+    >>> print(part_name(Path("img.ardm"), "level2"))
+    img.level2.png
+    """
+    return restored_name(source).with_suffix(f".{part}.png")
+
+
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise OSError if ``path`` cannot become an output file; called before the work, so that none is wasted."""
     if not path.parent.is_dir():
         raise NotADirectoryError(f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
     if not os.path.lexists(path):
         return
     if path.exists() and not path.is_file():
@@ -59,10 +77,12 @@ def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
     """Write a file that appears complete or not at all, whatever happens meanwhile.
 
     The data goes to a temporary file in the same folder, to the disk, and only then gets its name. An existing file is
-    replaced only if ``overwrite``; it keeps its permissions.
+    replaced only if ``overwrite``; it keeps its permissions. All that can be left behind, of a process that was
+    killed, is a file ``.ardmzip-*.tmp``, which nobody reads.
     """
     check_target(path, overwrite)
     temporary = path.with_name(f".ardmzip-{secrets.token_hex(8)}.tmp")
+    _temporaries.add(temporary)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -74,9 +94,25 @@ def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
             os.replace(temporary, path)
         else:
             _rename_new(temporary, path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)  # a full disk, say: tell of the file that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+        _temporaries.discard(temporary)
     _sync_folder(path.parent)
+
+
+#: Files that are being written.
+_temporaries: set[Path] = set()
+
+
+def remove_temporaries() -> None:
+    """For a process that ends amid its work: an interruption may have come in the middle of cleaning up."""
+    for temporary in tuple(_temporaries):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _rename_new(temporary: Path, path: Path) -> None:

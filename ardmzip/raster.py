@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def encode(
     threads = _threads(described.depth >= 8)
     encoders = [encoder.fork(threads) for _ in rectangles]
 
-    def work(index: int, report: Progress | None) -> Container:
+    def work(index: int, report: Progress) -> Container:
         part = np.ascontiguousarray(samples[rectangles[index].slices])
         return _with_checksums(encoders[index].encode(part, described.depth, report, forced), part)
 
@@ -108,7 +108,7 @@ def decode(
     if c.uses_model:
         decoder.network()
 
-    def work(index: int, report: Progress | None) -> None:
+    def work(index: int, report: Progress) -> None:
         tile, rectangle, overlap = places[index]
         samples = _checked(tile, described, decoder, common, report)
         if common:
@@ -170,17 +170,20 @@ def _threads(network: bool) -> int:
 
 
 def _each(work: Callable, sizes: Sequence[int], threads: int, progress: Progress | None) -> list:
-    """``work(index, progress)`` for each part of so many pixels, on so many threads; results in order."""
-    done, lock = [0.0] * len(sizes), threading.Lock()
+    """``work(index, progress)`` for each part of so many pixels, on so many threads; results in order.
 
-    def report(index: int) -> Progress | None:
-        if progress is None:
-            return None
+    After an error or an interruption those that have begun end at their next progress.
+    """
+    done, lock, ending = [0.0] * len(sizes), threading.Lock(), threading.Event()
 
+    def report(index: int) -> Progress:
         def tell(share: float) -> None:
-            with lock:
-                done[index] = share * sizes[index]
-                progress(sum(done) / sum(sizes))
+            if ending.is_set():
+                raise CancelledError
+            if progress is not None:
+                with lock:
+                    done[index] = share * sizes[index]
+                    progress(sum(done) / sum(sizes))
 
         return tell
 
@@ -189,5 +192,6 @@ def _each(work: Callable, sizes: Sequence[int], threads: int, progress: Progress
         try:
             return [future.result() for future in futures]
         except BaseException:
+            ending.set()
             pool.shutdown(cancel_futures=True)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ardmzip import formats, metadata, pngfile
-from ardmzip.container import is_ardm
+from ardmzip.container import MAX_PIXELS, is_ardm
 from ardmzip.errors import ImageError
 from ardmzip.formats import Picture, image_errors
 
@@ -28,8 +29,11 @@ _METADATA_TAGS = (269, 270, 271, 272, 305, 306, 315, 316, 700, 33432, 34665, 346
 _COLOUR_MAP = 320
 
 
-def read(file: bytes, force_jpeg: bool = False) -> Picture:
-    """The picture of an image file; raises ImageError with one clear line for what cannot be stored."""
+def read(file: bytes, force_jpeg: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture of an image file; raises ImageError with one clear line for what cannot be stored.
+
+    max_pixels: an image of more is refused before they are read.
+    """
     if is_ardm(file):
         raise ImageError("this is an .ardm file already")
     if file.startswith(_JPEG) and not force_jpeg:
@@ -37,16 +41,39 @@ def read(file: bytes, force_jpeg: bool = False) -> Picture:
             "JPEG files are lossy-compressed already, and their pixels stored without loss take more room than the "
             "JPEG (--force-jpeg does it all the same)"
         )
-    with warnings.catch_warnings():
+    with _limit(max_pixels), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are welcome
         warnings.simplefilter("ignore", UserWarning)  # of damage, which ends in an error or leaves the pixels alone
         if file.startswith(pngfile.SIGNATURE):
             return _png(file)
         if file.startswith(_TIFF):
-            return _tiff(file)
+            return _tiff(file, max_pixels)
         if file.startswith(_NETPBM):
             return _netpbm(file)
         return _pillow(file)
+
+
+_limit_lock = threading.Lock()
+
+
+@contextmanager
+def _limit(pixels: int) -> Iterator[None]:
+    """Our limit instead of Pillow's, which is lower and the same for all threads."""
+    with _limit_lock:
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = pixels / 2  # type: ignore[assignment]  # it allows twice that
+        try:
+            yield
+        except ImageError as error:
+            if isinstance(error.__cause__, Image.DecompressionBombError):
+                raise _too_large(pixels) from error
+            raise
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+
+
+def _too_large(limit: int) -> ImageError:
+    return ImageError(f"the image is over the limit of {limit} pixels (--max-pixels)")
 
 
 def _pillow(file: bytes) -> Picture:
@@ -132,7 +159,7 @@ def _decoded16(head: pngfile.Header, data: list[bytes]) -> np.ndarray:
         raise ImageError(f"damaged image: {error}") from error
 
 
-def _tiff(file: bytes) -> Picture:
+def _tiff(file: bytes, max_pixels: int) -> Picture:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, in one line
@@ -140,11 +167,14 @@ def _tiff(file: bytes) -> Picture:
         pages = len(tiff.pages)
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
+        size = page.imagewidth * page.imagelength
         extra = tuple(int(kind) for kind in page.extrasamples)
         bits = page.bitspersample
         deep = bits == 16 and page.sampleformat == tifffile.SAMPLEFORMAT.UINT
         colour_map = page.tags.get(_COLOUR_MAP)
         colours = None if colour_map is None else np.asarray(colour_map.value)
+    if size > max_pixels:
+        raise _too_large(max_pixels)
     if pages > 1:
         raise ImageError("images with several frames or pages are not supported")
     if _ASSOCIATED_ALPHA in extra:
@@ -181,8 +211,6 @@ def _tiff_samples(file: bytes) -> Picture:
         if colours is None or page.imagedepth != 1 or page.bitspersample not in (8, 16) or (padded and colours == 1):
             raise ImageError(f"TIFF files of kind {kind.name} with such samples are not supported")
         width, height = page.imagewidth, page.imagelength
-        if width * height > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):
-            raise ImageError(f"too large: {width} x {height} pixels")
         with _library_errors():
             samples = np.asarray(page.asarray())
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1

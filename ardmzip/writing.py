@@ -48,7 +48,7 @@ def holds(file: bytes, picture: Picture) -> bool:
     """Whether an image file shows the same pixels; gray in a format without gray counts, and so does depth."""
     from ardmzip.reading import read
 
-    return _seen(read(file)) == _seen(picture)
+    return _seen(read(file, max_pixels=picture.width * picture.height)) == _seen(picture)
 
 
 def _seen(picture: Picture) -> tuple[tuple[int, ...], int]:

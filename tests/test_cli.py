@@ -195,7 +195,7 @@ def test_output_folder_steps_and_no_verify(folder):
     assert "not verified" in done.stderr[1]
     assert sorted(os.listdir(folder / "out")) == ["gray.ardm", "rgb.ardm"]
     assert len(unpack((folder / "out" / "rgb.ardm").read_bytes()).call_starts) <= 6
-    done = run("decompress", "rgb.ardm", "gray.ardm", "-o", "../", cwd=folder / "out")
+    done = run("decompress", "rgb.ardm", "gray.ardm", "-o", "../", "-q", "--continue-on-error", cwd=folder / "out")
     assert done.returncode == 1  # the originals are there
     assert [line.split(": ")[1] for line in done.stderr] == ["rgb.ardm", "gray.ardm"]
     done = run("decompress", "rgb.ardm", "gray.ardm", "-o", "../", "-f", cwd=folder / "out")
@@ -228,7 +228,7 @@ def test_rm_removes_the_source_once_all_is_done(folder, packed):
 def test_test_writes_nothing(folder):
     (folder / "bad.ardm").write_bytes(b"something else")
     before = listing(folder)
-    done = run("test", "rgb.ardm", "bad.ardm", "nowhere.ardm", "gray.ardm", cwd=folder)
+    done = run("test", "rgb.ardm", "bad.ardm", "nowhere.ardm", "gray.ardm", "--continue-on-error", cwd=folder)
     assert done.returncode == 1
     assert done.stderr[0].startswith("rgb.ardm  ok  ")
     assert done.stderr[1] == "ardmzip: bad.ardm: not an .ardm file: wrong magic"
@@ -238,11 +238,12 @@ def test_test_writes_nothing(folder):
 
 
 def test_goes_on_after_a_failure(images):
-    done = run("compress", "nowhere.png", "rgb.png", cwd=images)
+    done = run("compress", "nowhere.png", "rgb.png", "--continue-on-error", cwd=images)
     assert done.returncode == 1
     assert done.stderr[0] == "ardmzip: nowhere.png: No such file or directory"
     assert done.stderr[1].startswith("rgb.png -> rgb.ardm  ")
-    assert len(done.stderr) == 2
+    assert done.stderr[2].startswith("2 files: 1 done, 1 failed  ")
+    assert len(done.stderr) == 3
 
 
 # Pixel formats, metadata, JPEG
@@ -349,7 +350,7 @@ def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
     c = unpack((folder / "rgb.ardm").read_bytes())
     (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
     (folder / "cut.ardm").write_bytes((folder / "rgb.ardm").read_bytes()[:-1])
-    done = run("info", "other.ardm", "cut.ardm", "rgb.png", cwd=folder)
+    done = run("info", "other.ardm", "cut.ardm", "rgb.png", "--continue-on-error", cwd=folder)
     assert done.returncode == 1
     assert b"not installed (01020304)" in done.stdout
     assert done.stderr == [
@@ -380,7 +381,7 @@ def test_damage_anywhere_is_one_line_and_no_output(folder, packed):
         (folder / f"{name}.ardm").write_bytes(data)
     before = listing(folder)
     for command in ("decompress", "test"):
-        done = run(command, *(f"{name}.ardm" for name in files), cwd=folder)
+        done = run(command, "-q", "--continue-on-error", *(f"{name}.ardm" for name in files), cwd=folder)
         assert done.returncode == 1
         assert [line.split(": ")[:2] for line in done.stderr] == [["ardmzip", f"{name}.ardm"] for name in files]
         assert listing(folder) == before
@@ -403,7 +404,7 @@ def test_files_that_are_well_formed_but_wrong(folder, packed):
     (folder / "none.ardm").write_bytes(pack(replaced(c, segments=(words[:0],))))
     names = ["version", "flags", "model", "crc", "size", "side", "word", "short", "none"]
     before = listing(folder)
-    done = run("decompress", *(f"{name}.ardm" for name in names), cwd=folder)
+    done = run("decompress", "-q", "--continue-on-error", *(f"{name}.ardm" for name in names), cwd=folder)
     assert done.returncode == 1
     lines = {line.split(": ")[1]: line for line in done.stderr}
     assert list(lines) == [f"{name}.ardm" for name in names]
@@ -439,7 +440,7 @@ def test_unsupported_images_are_one_line_each(tmp_path):
     (tmp_path / "folder.png").mkdir()
     names = sorted(os.listdir(tmp_path))
     (tmp_path / "out").mkdir()
-    done = run("compress", *names, "-o", "out", cwd=tmp_path)
+    done = run("compress", "-q", "--continue-on-error", *names, "-o", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert [line.split(": ")[1] for line in done.stderr] == names, done.stderr
     assert all(len(line.split(": ", 2)[2]) > 5 for line in done.stderr)
@@ -480,7 +481,7 @@ def refused(done: subprocess.CompletedProcess, code: int = 2) -> str:
         (["compress", "rgb.png", "-c", "--rm"], "--rm"),
         (["compress", "-", "-", "-o", "."], "twice"),
         (["compress", "-", "-o", "."], "stdin has no name"),
-        (["compress", "."], "is not a file"),
+        (["compress", "."], "is a folder (-r takes"),
         (["decompress", "a.ardm", "-o", "a.jpg"], "does not write .jpg"),
         (["decompress", "a.ardm", "-o", "a"], "no suffix"),
         (["decompress", "a.ardm", "rgb.png", "-f"], "which is an input"),

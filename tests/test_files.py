@@ -1,5 +1,6 @@
 """Names of outputs and atomic writing (ardmzip/files.py)."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -129,3 +130,43 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path):
 def test_folder_must_exist(tmp_path):
     with pytest.raises(NotADirectoryError, match="there is no folder"):
         check_target(tmp_path / "nowhere" / "file", overwrite=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch, number, overwrite):
+    def fail(_descriptor):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "file"
+    if overwrite:
+        path.write_bytes(b"old")
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        write_atomic(path, b"new", overwrite)
+    assert (error.value.errno, error.value.filename) == (number, str(path))
+    assert os.listdir(tmp_path) == (["file"] if overwrite else [])
+
+
+def test_folder_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError) as error:
+        check_target(tmp_path / "file", overwrite=True)
+    assert error.value.filename == str(tmp_path)
+
+
+def test_temporaries_are_removed_at_an_end_amid_the_work(tmp_path, monkeypatch):
+    """A second interruption can come while the first one cleans up."""
+    unlink = Path.unlink
+
+    def interrupted(path, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", b"data", overwrite=False)
+    (left,) = {*os.listdir(tmp_path)} - {"file"}
+    assert left.startswith(".ardmzip-")
+    monkeypatch.setattr(Path, "unlink", unlink)
+    files.remove_temporaries()
+    assert os.listdir(tmp_path) == ["file"]

@@ -295,11 +295,18 @@ def test_jpeg_by_force():
         read(saved(Image.fromarray(RGB).convert("CMYK"), "JPEG"), force_jpeg=True)
 
 
-def test_too_large(monkeypatch):
+def test_limit_of_pixels(monkeypatch):
+    """Pillow refuses images of 179 million pixels by itself; here its limit is smaller than the images."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    for file in (saved(RGB, "PNG"), tiff16(DEEP[:, :, :3], photometric="rgb")):
-        with pytest.raises(ImageError, match="too large"):
-            read(file)
+    pixels = RGB.shape[0] * RGB.shape[1]
+    files = [saved(RGB, kind) for kind in ("PNG", "TIFF", "PPM", "BMP", "WEBP")]
+    for file in (*files, tiff16(DEEP[:, :, :3], photometric="rgb")):
+        picture = read(file)
+        assert picture.width * picture.height == read(file, max_pixels=pixels).samples[:, :, 0].size == pixels
+        with pytest.raises(ImageError, match=rf"over the limit of {pixels - 1} pixels \(--max-pixels\)"):
+            read(file, max_pixels=pixels - 1)
+        assert writing.holds(file, picture)
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def suite() -> list[str]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
+import os
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from ardmzip.cli import _signals
+from ardmzip.container import MAX_PIXELS
 from ardmzip.errors import ArdmError
 
 if TYPE_CHECKING:
     from ardmzip.container import Container
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 # Messages
@@ -61,13 +69,14 @@ def attempt(label: str, work: Callable[[], None]) -> bool:
     """Do some work; whether it went well. An expected error becomes one line that begins with ``label``."""
     try:
         work()
-    except KeyboardInterrupt:
-        complain(label, "interrupted")
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        why, code = _signals.reason(error)
+        complain(label, why)
+        raise click.exceptions.Exit(code) from None
     except Exception as error:
         message = describe(error, label)
         if message is None or getattr(error, "errno", None) == errno.EPIPE:
-            raise  # a bug; or the reader of our output has gone, and click ends quietly
+            raise  # a bug; or nobody reads stderr, and click ends quietly
         complain(label, message.removeprefix(f"{label}: "))
         return False
     return True
@@ -78,9 +87,30 @@ def exit_code(label: str, work: Callable[[], None]) -> int:
     return 0 if attempt(label, work) else FAILED
 
 
+class OutputError(click.ClickException):
+    """Standard output cannot be written to: no use in going on with the next file."""
+
+
+def print_out(output: str | bytes) -> None:
+    """A line of text, or bytes, on stdout."""
+    if sys.stdout is None:
+        raise OutputError("stdout: it is closed")
+    try:
+        click.echo(output, nl=isinstance(output, str))
+    except OSError as error:
+        drop_stdout()
+        raise OutputError(f"stdout: {error.strerror or error}") from error
+
+
+def drop_stdout() -> None:
+    """Send what stdout still holds nowhere, or Python would try to write it at its end, and complain once more."""
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on one line of stdout."""
-    click.echo(json.dumps(values))
+    print_out(json.dumps(values))
 
 
 # Reports
@@ -114,6 +144,22 @@ class Report:
         return f"{sizes} bytes  {self.bits_per_subpixel:.3f} bits per sub-pixel  {self.seconds:.1f} s"
 
 
+@dataclass(frozen=True)
+class PartReport(Report):
+    """What was restored of a part of a file; the keys of Report tell of the whole image."""
+
+    level: int
+    region: tuple[int, int, int, int] | None
+    part_width: int
+    part_height: int
+
+    @property
+    def figures(self) -> str:
+        """Sizes and time for the summary line."""
+        pixels = f"{self.part_width} x {self.part_height} of {self.width} x {self.height} pixels"
+        return f"{self.input_bytes} -> {self.output_bytes} bytes  {pixels}  {self.seconds:.1f} s"
+
+
 def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
     """The part of a report that a container of ``ardm_bytes`` bytes determines."""
     described = c.pixel_format
@@ -132,7 +178,7 @@ def content(c: Container, ardm_bytes: int) -> dict[str, Any]:
 
 
 def coding(c: Container) -> str:
-    """What codes the parts of an image, such as ``model, alpha WebP``."""
+    """What codes the parts of an image, such as ``model, alpha WebP``; of tiles also how many are coded so."""
     from ardmzip import stored
 
     def part(body: Container) -> str:
@@ -144,7 +190,12 @@ def coding(c: Container) -> str:
             names.append(f"{extra} {part(body.alpha)}")
         return ", ".join(names)
 
-    return part(c)
+    if c.tile is None:
+        return part(c)
+    found = Counter(map(part, c.tiles))
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{name} ({n} {'tile' if n == 1 else 'tiles'})" for name, n in found.items())
 
 
 def details(c: Container, report: Report, device: str, backend: str, remark: str = "") -> str:
@@ -197,6 +248,17 @@ def backend_name(device: str, backend: str) -> str:
 
 # Options
 
+
+@dataclass(frozen=True)
+class Batch:
+    """How several files are done."""
+
+    workers: int = 1
+    continue_on_error: bool = False
+    #: Without the line of totals.
+    quiet: bool = False
+
+
 Command = Callable[..., Any]
 
 
@@ -235,14 +297,26 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return decorate
 
 
-files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+#: Paths are looked at when it is their turn; the types are for the shell's completion.
+path_type = click.Path(readable=False, allow_dash=True)
+
+
+def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of installed models, for the shell's completion; or a file."""
+    from ardmzip import model
+
+    names = [CompletionItem(name) for name in model.available() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=path_type)
 model_option = click.option(
-    "-m", "--model", default="auto", show_default=True, metavar="MODEL",
+    "-m", "--model", default="auto", show_default=True, metavar="MODEL", shell_complete=complete_model,
     help="Name of an installed model (see ardmzip models), or path of a model file; auto takes the one that suits the "
     "image, or a general coder such as lossless WebP where that is smaller.",
 )  # fmt: skip
 decoding_model_option = click.option(
-    "-m", "--model", metavar="MODEL",
+    "-m", "--model", metavar="MODEL", shell_complete=complete_model,
     help="Name or file of the model, if it is not installed.  [default: found by its id in FILE]",
 )  # fmt: skip
 device_options = options(
@@ -261,7 +335,31 @@ output_options = options(
         "--rm/--keep", " /-k", "remove", default=False,
         help="Remove every source once its output is complete and verified, or keep it (the default).",
     ),
-    click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single file."),
+    click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single FILE."),
+)  # fmt: skip
+
+
+continue_option = click.option(
+    "--continue-on-error", is_flag=True,
+    help="Go on with the other files after one has failed. By default the first failure ends the run.",
+)  # fmt: skip
+jobs_option = click.option(
+    "--jobs", "workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="Work on N files at a time, in N processes that share the processor's threads. Helps where cores are idle.",
+)  # fmt: skip
+
+
+def recursive_option(taken: str, writes: bool = True) -> Callable[[Command], Command]:
+    """-r; ``taken`` are the files that it takes."""
+    text = f"FILE may be a folder: take all {taken} below it."
+    if writes:
+        text += " With -o, OUT is a folder (made if need be) that gets the same tree."
+    return click.option("-r", "--recursive", is_flag=True, help=text)
+
+
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True, metavar="N",
+    help="Refuse an image of more than N pixels before any memory is taken for it.",
 )  # fmt: skip
 
 
@@ -271,5 +369,5 @@ def message_options(remark: str = "") -> Callable[[Command], Command]:
     return options(
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
         click.option("-v", "--verbose", is_flag=True, help=verbose),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file on standard output."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file on standard output."),
     )

@@ -1,19 +1,24 @@
-"""Which file goes where: inputs, outputs, and doing one after the other."""
+"""Which file goes where: inputs, outputs, and doing all of them."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ardmzip.cli._common import FAILED, attempt, plain
+from ardmzip.cli._common import FAILED, Batch, Report, attempt, complain, plain, print_out
 from ardmzip.files import check_target, write_atomic
 
 STREAM = "-"  # stands for stdin or stdout
+_NAMED = 20  # files that the line of those not processed names
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Job:
 
     source: Path | None
     target: Path | None
+    #: Whether the target's folder is made if it is missing: -r keeps trees of folders.
+    in_tree: bool = False
 
     @property
     def label(self) -> str:
@@ -32,27 +39,49 @@ class Job:
         return "stdout" if self.target is None else str(self.target)
 
     def read(self) -> bytes:
-        return sys.stdin.buffer.read() if self.source is None else self.source.read_bytes()
+        if self.source is None:
+            if sys.stdin is None:
+                raise OSError("it is closed")
+            return sys.stdin.buffer.read()
+        if self.source.is_dir():
+            raise IsADirectoryError("is a folder (-r takes the files below it)")
+        return self.source.read_bytes()
+
+    def mapped(self) -> bytes | memoryview:
+        """The input as a memory map, of which only what is looked at is read; stdin and the like are read whole."""
+        if self.source is None or not self.source.is_file() or not self.source.stat().st_size:
+            return self.read()
+        with open(self.source, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def check_target(self, force: bool) -> None:
-        if self.target is not None:
+        if self.target is not None and not (self.in_tree and not os.path.lexists(self.target.parent)):
             check_target(self.target, force)
 
     def write(self, data: bytes, force: bool) -> None:
-        if self.target is not None:
-            write_atomic(self.target, data, force)
-        else:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+        if self.target is None:
+            print_out(data)
+            return
+        if self.in_tree:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.target, data, force)
 
     def remove_source(self) -> None:
         if self.source is not None:
             self.source.unlink()
 
 
-def input_jobs(files: Iterable[str]) -> list[Job]:
-    """Jobs that only read."""
-    return [Job(source, None) for source in _sources(files)]
+@dataclass(frozen=True)
+class Source:
+    """An input; None is stdin. ``below`` is its path below the folder that was named, if it was found there."""
+
+    path: Path | None
+    below: Path | None = None
+
+
+def input_jobs(files: Iterable[str], suffixes: Collection[str] | None = None) -> list[Job]:
+    """Jobs that only read; ``suffixes`` as for ``plan``."""
+    return [Job(source.path, None) for source in _sources(files, suffixes)]
 
 
 def plan(
@@ -60,37 +89,147 @@ def plan(
     out: str | None,
     name: Callable[[Path], Path],
     *,
+    suffixes: Collection[str] | None = None,
     stdout: bool = False,
     remove: bool = False,
     as_json: bool = False,
 ) -> list[Job]:
     """Inputs and outputs, or a usage error before anything is done: what cannot all be written is not begun.
 
-    ``out`` is -o, ``name`` makes the default name of an output, ``stdout`` is -c.
+    ``out`` is -o, ``name`` makes the default name of an output, ``stdout`` is -c. With -r, ``suffixes`` are those of
+    the files that are taken from folders.
     """
-    sources = _sources(files)
+    sources = _sources(files, suffixes)
     if stdout and out not in (None, STREAM):
         raise click.UsageError("-c writes to stdout and -o to a file: choose one")
-    if stdout or out == STREAM or (out is None and sources == [None]):
+    if stdout or out == STREAM or (out is None and sources == [Source(None)]):
         _check_stdout(len(sources), remove, as_json)
-        return [Job(sources[0], None)]
-    jobs = [Job(source, _target(source, out, name, len(sources))) for source in sources]
+        return [Job(sources[0].path, None)]
+    if out is not None and any(source.below for source in sources):
+        jobs = [_tree_job(source, Path(out), name) for source in sources]
+    else:
+        jobs = [Job(source.path, _target(source.path, out, name, len(sources))) for source in sources]
     _refuse_clashes(jobs)
     return jobs
 
 
-def run_jobs(jobs: Iterable[Job], work: Callable[[Job], None]) -> int:
-    """Do every job, going on after a failed one; the exit code."""
-    done = [attempt(job.label, lambda job=job: work(job)) for job in jobs]  # type: ignore[misc]
-    return 0 if all(done) else FAILED
-
-
-def _sources(files: Iterable[str]) -> list[Path | None]:
-    """The inputs, None for stdin, which can be read only once."""
-    found = [None if file == STREAM else Path(file) for file in files]
-    if found.count(None) > 1:
-        raise click.UsageError("stdin (-) was given twice")
+def _sources(files: Iterable[str], suffixes: Collection[str] | None) -> list[Source]:
+    """The inputs; with ``suffixes``, what is below the folders among them."""
+    found: list[Source] = []
+    for file in files:
+        if file == STREAM and Source(None) in found:
+            raise click.UsageError("stdin (-) was given twice")  # it can be read only once
+        if suffixes is not None and file != STREAM and Path(file).is_dir():
+            found += (Source(path, path.relative_to(file)) for path in _below(Path(file), suffixes))
+        else:
+            found.append(Source(None if file == STREAM else Path(file)))
+    if not found:
+        wanted, folders = " ".join(sorted(suffixes or ())), " ".join(map(plain, files))
+        raise click.UsageError(f"there is nothing to do below {folders}: no {wanted} files")
     return found
+
+
+def _below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """The files with these suffixes below a folder, in order; links to folders are not followed.
+
+    Pipes and devices are left out: reading one could take for ever.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for path, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        for file in sorted(files):
+            found = Path(path, file)
+            if found.suffix.lower() in suffixes and (found.is_file() or not found.exists()):
+                yield found
+
+
+# Running
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a job went well, and its report where it makes one."""
+
+    good: bool
+    report: Report | None = None
+
+
+def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: Batch) -> int:
+    """Do the jobs, up to the first that fails unless the batch says otherwise; the exit code.
+
+    ``work`` must be picklable: a function of a module, or a ``partial`` of one.
+    """
+    started = time.perf_counter()
+    outcomes: dict[int, Outcome] = {}
+    failed = False
+
+    def go_on() -> bool:
+        return batch.continue_on_error or not failed
+
+    if batch.workers > 1 and len(jobs) > 1:
+        if any(job.source is None for job in jobs):
+            raise click.UsageError("--jobs is for named files: leave out -")
+        with contextlib.closing(_in_parallel(jobs, work, batch.workers, go_on)) as done:
+            for index, outcome in done:
+                outcomes[index] = outcome
+                failed = failed or not outcome.good
+    else:
+        for index, job in enumerate(jobs):
+            if not go_on():
+                break
+            outcomes[index] = _outcome(work, job)
+            failed = failed or not outcomes[index].good
+    if len(jobs) > 1:
+        _sum_up(jobs, outcomes, batch, time.perf_counter() - started)
+    return FAILED if failed else 0
+
+
+def _in_parallel(
+    jobs: Sequence[Job], work: Callable[[Job], Report | None], workers: int, go_on: Callable[[], bool]
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Outcomes by the numbers of the jobs, as they are done; what a job prints stays together."""
+    from ardmzip.cli import _workers
+
+    with contextlib.closing(_workers.run(jobs, partial(_outcome, work), workers, go_on)) as answers:
+        for index, answer in answers:
+            for line in answer.stdout.splitlines():
+                print_out(line)
+            click.echo(answer.stderr, nl=False, err=True)
+            if answer.value is None:
+                complain(jobs[index].label, "its process was killed, perhaps for want of memory")
+            yield index, answer.value or Outcome(False)
+
+
+def _sum_up(jobs: Sequence[Job], outcomes: dict[int, Outcome], batch: Batch, seconds: float) -> None:
+    """What was not processed, and a line of totals."""
+    rest = [plain(job.label) for index, job in enumerate(jobs) if index not in outcomes]
+    if rest:
+        more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
+        complain(None, f"not processed: {' '.join(rest[:_NAMED])}{more} (--continue-on-error goes on after a failure)")
+    if batch.quiet:
+        return
+    good = [outcome for outcome in outcomes.values() if outcome.good]
+    counts = {"done": len(good), "failed": len(outcomes) - len(good), "not processed": len(rest)}
+    parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "done")
+    click.echo(f"{len(jobs)} files: {parts}{_sizes(good)}  {seconds:.1f} s", err=True)
+
+
+def _sizes(outcomes: Sequence[Outcome]) -> str:
+    """The bytes that were read, and written."""
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    if not reports:
+        return ""
+    written = [report.output_bytes for report in reports if report.output_bytes is not None]
+    return f"  {sum(report.input_bytes for report in reports)}" + (f" -> {sum(written)}" if written else "") + " bytes"
+
+
+def _outcome(work: Callable[[Job], Report | None], job: Job) -> Outcome:
+    reports: list[Report | None] = []
+    good = attempt(job.label, lambda: reports.append(work(job)))
+    return Outcome(good, *reports)
 
 
 def _check_stdout(inputs: int, remove: bool, as_json: bool) -> None:
@@ -100,7 +239,7 @@ def _check_stdout(inputs: int, remove: bool, as_json: bool) -> None:
         raise click.UsageError("--rm needs an output file: what goes to stdout may not be kept anywhere")
     if as_json:
         raise click.UsageError("--json needs stdout for itself: write the result to a file")
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError("binary data is not written to a terminal: use -o, or redirect the output")
 
 
@@ -113,12 +252,21 @@ def _target(source: Path | None, out: str | None, name: Callable[[Path], Path], 
     if source is None:
         raise click.UsageError("stdin has no name to make one from: give -o a file")
     if not source.name or source.name == "..":
-        raise click.UsageError(f"{plain(source)} is not a file")
+        raise click.UsageError(f"{plain(source)} is a folder (-r takes the files below it)")
     if out is None:
         return name(source)
     if not Path(out).is_dir():
         raise click.UsageError(f"there is no folder {plain(out)}")
     return Path(out) / name(source).name
+
+
+def _tree_job(source: Source, out: Path, name: Callable[[Path], Path]) -> Job:
+    """A job with -r and -o: what was found in a folder keeps its place below it."""
+    if source.path is None:
+        raise click.UsageError("stdin has no name to make one from: leave out -r")
+    if out.exists() and not out.is_dir():
+        raise click.UsageError(f"with -r, -o must name a folder, not {plain(out)}")
+    return Job(source.path, out / name(source.below or Path(source.path.name)), in_tree=True)
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:

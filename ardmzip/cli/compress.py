@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +15,25 @@ import click
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
-from ardmzip.files import SUFFIX, compressed_name
+from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
 
 _MIN_PIXELS = 1000  # a level with fewer tells little about learning by itself
+
+
+class TileSize(click.ParamType):
+    """A number of pixels, none or auto."""
+
+    name = "tile"
+
+    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> str | int:
+        if isinstance(value, int) or value in ("none", "auto"):
+            return value
+        if re.fullmatch(r"[1-9]\d{0,8}", value) is None:
+            self.fail(f"{value!r} is not a number of pixels, none or auto", param, context)
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class Settings:
     steps: int | None
     learn: bool
     batches: int | None
+    tile: int | str | None
     device: str
     backend: str
     force: bool
@@ -35,6 +52,7 @@ class Settings:
     verify: bool
     strip: bool
     force_jpeg: bool
+    max_pixels: int
     messages: common.Messages
 
 
@@ -45,15 +63,25 @@ Examples:
   ardmzip compress a.png b.tif -o archive/       writes archive/a.ardm and archive/b.ardm
   ardmzip compress img.png -o other.ardm -f      overwrites other.ardm
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
+  ardmzip compress -r photos -o archive          photos/2024/a.tif becomes archive/2024/a.ardm
+  ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
+  ardmzip compress --tile 1024 map.tif           tiles of about 1024 x 1024 pixels
   ardmzip compress --strip img.png               without EXIF data, colour profile and texts
-  ardmzip compress - < img.png > img.ardm        from stdin to stdout"""
+  ardmzip compress - < img.png > img.ardm        from stdin to stdout
+
+\b
+Suffixes of the images that -r takes:
+"""
+    + textwrap.fill(" ".join(SOURCE_SUFFIXES), 90, initial_indent="  ", subsequent_indent="  "),
 )
 @common.files_argument
 @click.option(
-    "-o", "--output", "out", metavar="OUT", help="Output file (for one FILE) or existing folder; - is stdout."
-)
+    "-o", "--output", "out", metavar="OUT", type=common.path_type,
+    help="Output file (for one FILE) or existing folder; - is stdout.",
+)  # fmt: skip
+@common.recursive_option("images")
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
@@ -64,16 +92,25 @@ Examples:
     "--batches", type=click.IntRange(min=1), metavar="N",
     help="Plan at most N batches for each head to learn in; by default many, for the smallest file.",
 )  # fmt: skip
+@click.option(
+    "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
+    help="Cut the image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
+    "of them. none codes it in one piece; auto takes tiles of about 2048 for images of 2^24 pixels or more.",
+)  # fmt: skip
 @common.device_options
 @common.output_options
+@common.jobs_option
+@common.continue_option
+@common.max_pixels_option
 @common.message_options("; and what learning gained (measuring it takes time)")
 @click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
 @click.option("--force-jpeg", is_flag=True, help="Compress JPEG files too, though the result is larger than the JPEG.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
-    device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool, as_json: bool,
-    strip: bool, force_jpeg: bool, no_verify: bool,
+    tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool,
+    as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool, workers: int,
+    continue_on_error: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -81,20 +118,23 @@ def compress(
     1 to 16 bits. The output is named after it: img.png becomes img.ardm. Every result is decoded and compared with the
     image before it is written. Pixels, depth and palette are kept exactly, and so is metadata (EXIF data, colour
     profile, XMP, texts, resolution) unless --strip is given. To restore a file, its model must be installed.
+
+    Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
     if no_learn and batches is not None:
         raise click.UsageError("--batches is for learning: leave out --no-learn")
-    jobs = plan(files, out, compressed_name, stdout=stdout, remove=remove, as_json=as_json)
+    suffixes = SOURCE_SUFFIXES if recursive else None
+    jobs = plan(files, out, compressed_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
     for job in jobs:
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, not no_learn, batches, device, backend, force, remove, not no_verify, strip,
-        force_jpeg, messages,
+        model, steps, not no_learn, batches, None if tile == "none" else tile, device, backend, force, remove,
+        not no_verify, strip, force_jpeg, max_pixels, messages,
     )  # fmt: skip
-    return run_jobs(jobs, lambda job: _compress(job, settings))
+    return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
 
 
 def _check_suffix(job: Job) -> None:
@@ -103,19 +143,19 @@ def _check_suffix(job: Job) -> None:
         raise click.UsageError(f"{common.plain(job.output)}: OUT should end in {SUFFIX}")
 
 
-def _compress(job: Job, s: Settings) -> None:
+def _compress(job: Job, s: Settings) -> common.Report:
     started = time.perf_counter()
     job.check_target(s.force)
     from ardmzip import api, reading
 
     source = job.read()
-    picture = reading.read(source, s.force_jpeg)
+    picture = reading.read(source, s.force_jpeg, s.max_pixels)
     gains: list[Gain] | None = [] if s.learn and s.messages.detailed else None
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
         data = api.compress(
             picture, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
-            strip=s.strip, verify=s.verify, progress=bar, gains=gains,
+            tile=s.tile, strip=s.strip, verify=s.verify, progress=bar, gains=gains,
         )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)
@@ -126,14 +166,15 @@ def _compress(job: Job, s: Settings) -> None:
     measured = " with measuring" if gains else ""
     verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
     times = f"encode {encoding:.2f} s{measured}, {verified}"
-    _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
+    report = _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
     if picture.lost and not s.strip and not s.messages.quiet:
         common.note(job.label, f"not stored: {', '.join(picture.lost)}")
+    return report
 
 
 def _tell(
     job: Job, s: Settings, read: int, data: bytes, seconds: float, times: str, gains: list[Gain] | None
-) -> None:  # fmt: skip
+) -> common.Report:  # fmt: skip
     from ardmzip import api, model
     from ardmzip.container import unpack
 
@@ -148,6 +189,7 @@ def _tell(
     useless = " (learning is of no use here)" if s.learn and not report.learning else ""
     details = f"{common.details(container, report, s.device, s.backend, useless)}, {times}"
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
+    return report
 
 
 def _learned(gains: Iterable[Gain]) -> list[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, input_jobs, run_jobs
+from ardmzip.container import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from ardmzip.container import Container
 
 
 @click.command(
@@ -17,30 +22,33 @@ Examples:
   ardmzip info --json archive/*.ardm | jq .bits_per_subpixel"""
 )
 @common.files_argument
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file.")
-def info(files: tuple[str, ...], as_json: bool) -> int:
+@common.continue_option
+@common.max_pixels_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+def info(files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool) -> int:
     """Print what .ardm files hold, without decoding them.
 
-    The file's own checksum is compared; the pixels are not (ardmzip test does that). Header bytes are all that are
-    neither metadata, side information, stream nor stored samples.
+    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
+    that). Header bytes are all that are neither metadata, side information, stream nor stored samples.
     """
-    return run_jobs(input_jobs(files), lambda job: _info(job, as_json))
+    batch = common.Batch(continue_on_error=continue_on_error, quiet=True)
+    return run_jobs(input_jobs(files), partial(_info, as_json=as_json, max_pixels=max_pixels), batch)
 
 
-def _info(job: Job, as_json: bool) -> None:
-    values = describe_file(job.label if job.source else STREAM, job.read())
+def _info(job: Job, as_json: bool, max_pixels: int) -> None:
+    values = describe_file(job.label if job.source else STREAM, job.read(), max_pixels)
     if as_json:
         common.print_json(values)
     else:
-        click.echo("\n".join(_lines(values)))
+        common.print_out("\n".join(_lines(values)))
 
 
-def describe_file(label: str, data: bytes) -> dict[str, Any]:
+def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything ``info`` prints, by its JSON key."""
     from ardmzip import metadata
     from ardmzip.container import unpack
 
-    c = unpack(data)
+    c = unpack(data, max_pixels)
     parts = list(c.parts)
     stream = sum(words.nbytes for part in parts for words in part.segments)
     stored = sum(len(part.stored or b"") for part in parts)
@@ -59,7 +67,10 @@ def describe_file(label: str, data: bytes) -> dict[str, Any]:
         "model": None if name == c.model_id.hex() else name,
         "model_id": c.model_id.hex(),
         "phase": list(c.phase),
-        "levels": c.order.levels,
+        "levels": max(part.order.levels for part in parts),
+        "tile": None if c.tile is None else [c.tile[1], c.tile[0]],
+        "tiles": len(c.tiles),
+        "preview_levels": _preview_levels(c),
         "batches": None if c.batch_ends is None else len(c.batch_ends),
         "header_bytes": len(data) - stream - stored - side - len(c.metadata or b""),
         "metadata_bytes": len(c.metadata or b""),
@@ -70,6 +81,13 @@ def describe_file(label: str, data: bytes) -> dict[str, Any]:
         "pixel_crc32": f"{c.pixel_crc:08x}",
         "file_crc32": f"{int.from_bytes(data[-4:], 'little'):08x}",
     }
+
+
+def _preview_levels(c: Container) -> list[int]:
+    """The levels that can be read alone: a preview needs the next finer one of these, or else the whole file."""
+    bodies = [body for body in c.tiles or (c,) if body.stored is None]
+    found = [{level + 1 for level in body.order.cuts} if body.level_crcs else set() for body in bodies]
+    return sorted(set.intersection(*found)) if found else []
 
 
 def _lines(v: dict[str, Any]) -> list[str]:
@@ -91,5 +109,9 @@ def _lines(v: dict[str, Any]) -> list[str]:
             f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
             f"{common.head(v['learning'], v['batches'])}"
         )
+    if v["tile"] is not None:
+        rows["tiles"] = f"{v['tiles']} of {v['tile'][0]} x {v['tile'][1]} pixels or less"
+    alone = v["preview_levels"]
+    rows["previews"] = f"from level {alone[0]} on, of a part of the file" if alone else "need the whole file"
     rows["checksums"] = f"pixels {v['pixel_crc32']}, file {v['file_crc32']}"
     return [common.plain(v["input"]), *(f"  {name:<10} {common.plain(text)}" for name, text in rows.items())]

@@ -42,9 +42,9 @@ def _show(name: str, path: Path, as_json: bool) -> None:
     if as_json:
         common.print_json({"name": name, "id": metadata["id"], "path": str(path), "card": card})
         return
-    click.echo(f"{name}  id {metadata['id']}  {path.stat().st_size} bytes  {path}")
+    common.print_out(f"{name}  id {metadata['id']}  {path.stat().st_size} bytes  {path}")
     for key, value in card.items() if isinstance(card, dict) else []:
-        click.echo(f"  {key}: {textwrap.shorten(common.plain(_text(value)), 160, placeholder=' ...')}")
+        common.print_out(f"  {key}: {textwrap.shorten(common.plain(_text(value)), 160, placeholder=' ...')}")
 
 
 def _text(value: Any) -> str:

@@ -55,6 +55,7 @@ class Problem:
 
 
 @click.command(
+    short_help="Show how an image is cut into network calls.",
     epilog="""\b
 Examples:
   ardmzip schedule                               what compress does with 768 x 512 pixels
@@ -65,7 +66,7 @@ Examples:
 \b
 The table names atoms by their number in coding order (docs/FORMAT.md, "Order"); an atom is one channel of one of
 the three lattices of a level. "0-35" is one network call for the atoms 0 to 35. Every atom of level 0 has a learning
-head of its own; its batches are given by the pixels seen at their ends."""
+head of its own; its batches are given by the pixels seen at their ends.""",
 )
 @click.option(
     "-m", "--model", default="photo", show_default=True, metavar="MODEL",
@@ -117,14 +118,14 @@ def _schedule(
     if image is not None:
         size, channels = _measure(Path(image))
     problem = _problem(model, *size, channels)
-    click.echo(problem.title)
+    common.print_out(problem.title)
     if not problem.sizes.any():
-        click.echo("a single pixel needs no network call")
+        common.print_out("a single pixel needs no network call")
         return
     optimum = best_schedule(problem.sizes, problem.loss)
     chosen = _every_atom(problem) if steps is None else best_schedule(problem.sizes, problem.loss, steps)
     parts = _table(problem, chosen.calls), _learning(problem, batches), _totals(problem, chosen, optimum, steps is None)
-    click.echo("\n".join(line for part in parts for line in ("", *part)))
+    common.print_out("\n".join(line for part in parts for line in ("", *part)))
     if plot is not None:
         write_atomic(plot, _plot(problem, chosen, optimum, plot.suffix[1:].lower()), force)
 
