@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ardmzip.container import MAX_PIXELS, Container, pack, unpack
-from ardmzip.errors import ArdmError, FormatError, ImageError, ModelError, OptionError
+from ardmzip.errors import ArdmError, ImageError, ModelError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from ardmzip.learning import Gain
     from ardmzip.model import Model
     from ardmzip.network import Backend
-    from ardmzip.tiling import Rectangle
 
-#: Let the encoder choose the coder, and the model that suits the image.
+#: Let the encoder choose the coder, the model that suits the image, and whether to cut it into tiles.
 AUTO = "auto"
+#: x, y, width and height of some pixels.
+Region = tuple[int, int, int, int]
 
 
 def compress(
@@ -74,8 +75,6 @@ def compress(
     >>> restored.mode, restored.size, bool((numpy.asarray(restored) == image).all())
     ('RGB', (10, 10), True)
     """
-    import numpy as np
-
     from ardmzip import metadata, raster
     from ardmzip import model as models
     from ardmzip.body import Encoder
@@ -96,23 +95,25 @@ def compress(
     # coding is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
     loaded = None if model == AUTO else models.load(model)
-    encoder = Encoder(loaded, steps, learn, batches, device, backend, gains)
+    found: list[Gain] = []
+    encoder = Encoder(loaded, steps, learn, batches, device, backend, None if gains is None else found)
     forced = loaded is not None and described.layout != "palette" and described.depth >= 8
     cut = _tile(tile, picture.height, picture.width)
     kind = None if described.is_plain else described
     coded = raster.encode(picture.samples, described, encoder, cut, report, forced)
     data = pack(replace(coded, format=kind, metadata=kept))
-    if coded.tile is not None and len(data) > picture.samples.nbytes:
-        data = min(data, pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept)), key=len)
+    if len(data) > described.raw_bytes(picture.width, picture.height):  # many tiles, or checksums of levels
+        plain = pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept))
+        if len(plain) < len(data):
+            data = plain
+            found.clear()
+    if gains is not None:
+        gains.extend(found)
     if progress:
         progress(share)
     if verify:
         report = None if progress is None else lambda done: progress(0.5 + 0.5 * done)
-        try:
-            same = np.array_equal(raster.decode(unpack(data), encoder.loaded, report), picture.samples)
-        except FormatError:
-            same = False
-        if not same:
+        if not raster.holds(unpack(data), encoder.loaded, picture.samples, report):
             raise ArdmError("verification failed: the compressed data does not decode to the image")
     if progress:
         progress(1.0)
@@ -126,7 +127,7 @@ def decompress(
     device: str = "auto",
     backend: str = "auto",
     level: int = 0,
-    region: tuple[int, int, int, int] | None = None,
+    region: Region | None = None,
     progress: Callable[[float], None] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
@@ -151,9 +152,9 @@ def decompress(
     """
     from ardmzip import formats
 
-    formats.require_mode(unpack(data, max_pixels, whole=False).pixel_format)
-    options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return formats.to_image(restore(data, level=level, region=region, max_pixels=max_pixels, **options))
+    container = _unpacked(data, level, region, max_pixels)
+    formats.require_mode(container.pixel_format)
+    return formats.to_image(_restored(container, model, device, backend, level, region, progress))
 
 
 def decompress_array(
@@ -163,7 +164,7 @@ def decompress_array(
     device: str = "auto",
     backend: str = "auto",
     level: int = 0,
-    region: tuple[int, int, int, int] | None = None,
+    region: Region | None = None,
     progress: Callable[[float], None] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
@@ -177,8 +178,8 @@ def decompress_array(
     >>> bool((ardmzip.decompress_array(ardmzip.compress(deep)) == deep).all())
     True
     """
-    options: dict[str, Any] = {"model": model, "device": device, "backend": backend, "progress": progress}
-    return restore(data, level=level, region=region, max_pixels=max_pixels, **options).array()
+    container = _unpacked(data, level, region, max_pixels)
+    return _restored(container, model, device, backend, level, region, progress).array()
 
 
 def restore(
@@ -188,14 +189,16 @@ def restore(
     device: str = "auto",
     backend: str = "auto",
     level: int = 0,
-    region: tuple[int, int, int, int] | None = None,
+    region: Region | None = None,
     progress: Callable[[float], None] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Picture:
     """The picture of a ``.ardm`` file; see decompress."""
-    from ardmzip import metadata, raster
-    from ardmzip.formats import Picture
+    return _restored(_unpacked(data, level, region, max_pixels), model, device, backend, level, region, progress)
 
+
+def _unpacked(data: bytes | memoryview, level: int, region: Region | None, max_pixels: int) -> Container:
+    """The container of a file, if it has the level or region that is wanted."""
     if level < 0:
         raise OptionError(f"level must be at least 0, not {level}")
     if level and region is not None:
@@ -205,7 +208,21 @@ def restore(
         in_parts = container.tile is not None or (level and container.level_crcs and container.stored is None)
         if not in_parts:  # it has to be read as a whole, so that its checksum costs nothing
             container = unpack(data, max_pixels)
-    level = min(level, container.order.levels)  # a single pixel is left
+    if region is not None:
+        x, y, width, height = region
+        if min(x, y) < 0 or min(width, height) < 1 or x + width > container.width or y + height > container.height:
+            size = f"{container.width} x {container.height}"
+            raise OptionError(f"a region of {width} x {height} pixels at {x},{y} is not within {size}")
+    return container
+
+
+def _restored(
+    container: Container, model: str | Path | None, device: str, backend: str, level: int, region: Region | None,
+    progress: Callable[[float], None] | None,
+) -> Picture:  # fmt: skip
+    from ardmzip import metadata, raster
+    from ardmzip.formats import Picture
+    from ardmzip.tiling import Rectangle
 
     def load() -> tuple[Model, Backend]:
         from ardmzip import model as models
@@ -217,17 +234,11 @@ def restore(
         return loaded, network.backend(device, backend)
 
     kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
-    wanted = None if region is None else _rectangle(region, container)
+    wanted = None
+    if region is not None:
+        x, y, width, height = region
+        wanted = Rectangle(y, x, height, width)
     return Picture(raster.decode(container, load, progress, level, wanted), container.pixel_format, kept)
-
-
-def _rectangle(region: tuple[int, int, int, int], c: Container) -> Rectangle:
-    from ardmzip.tiling import Rectangle
-
-    x, y, width, height = region
-    if min(x, y) < 0 or min(width, height) < 1 or x + width > c.width or y + height > c.height:
-        raise OptionError(f"a region of {width} x {height} pixels at {x},{y} is not within {c.width} x {c.height}")
-    return Rectangle(y, x, height, width)
 
 
 def _tile(tile: int | str | None, height: int, width: int) -> tuple[int, int] | None:

@@ -58,7 +58,7 @@ class Encoder:
     backend: str = "auto"
     #: Takes what learning brings, if it is to be measured.
     gains: list[Gain] | None = None
-    #: Of the lattice, the same for all parts of a file.
+    #: Of the lattice (order.py), the same for all parts of a file.
     phase: tuple[int, int] = (0, 0)
     #: Threads to work on; None: as many as torch is set to.
     threads: int | None = None
@@ -75,9 +75,8 @@ class Encoder:
         return self._loaded
 
     def fork(self, threads: int) -> Encoder:
-        """One for a tile, with the same model, that works on a single thread beside others if there are several."""
-        gains: list[Gain] | None = None if self.gains is None else []
-        forked = replace(self, gains=gains, threads=1 if threads > 1 else None)
+        """One for a tile, with the same model and back end, that may work beside others on so many threads."""
+        forked = replace(self, gains=None if self.gains is None else [], threads=threads)
         forked._loaded = self._loaded
         return forked
 
@@ -114,7 +113,7 @@ class Encoder:
     def _by_bits(self, samples: np.ndarray, progress: Progress | None, forced: bool, rival: int) -> Container:
         """The body of 16-bit samples, 8 bits first."""
         count, shift = _significant_bits(samples)
-        high = (samples >> np.uint16(count + shift)).astype(np.uint8)
+        high = high_bits(samples)
         low = (samples >> np.uint16(shift) & np.uint16((1 << count) - 1)).astype(np.uint8)
         main = self.encode(high, 8, _share(progress, 0, 0.5), forced, rival)
         relative = count == 8 and len(stored.quick(low - high, 8)) < len(stored.quick(low, 8))
@@ -129,9 +128,8 @@ class Encoder:
         """The body of 1 or 3 channels of at most 8 bits."""
         gained = len(self.gains or [])
         if forced:
-            return self._smaller(
-                self._coded(samples, progress), self._stored(samples, stored.raw(samples, depth)), gained
-            )
+            coded = self._coded(to_planes(samples), progress)
+            return self._smaller(coded, self._stored(samples, stored.raw(samples, depth)), gained)
         quick = stored.quick(samples, depth)
         bound = len(quick) if rival is None else min(rival, len(quick))
         if depth < 8 or len(quick) <= _NOTHING + samples.size // _NEXT_TO_NOTHING:
@@ -144,8 +142,8 @@ class Encoder:
             best = min(stored.smallest(samples, depth), quick, key=len)
             if min(len(best), bound) < _SURE * estimate:
                 return self._stored(samples, best)
-            return self._smaller(self._coded(samples, progress), self._stored(samples, best), gained)
-        coded = self._coded(samples, progress)
+            return self._smaller(self._coded(planes, progress), self._stored(samples, best), gained)
+        coded = self._coded(planes, progress)
         if bound < _HOPELESS_BY_ESTIMATE * estimate and len(quick) < _HOPELESS_BY_SIZE * len(pack_body(coded)):
             quick = min(stored.smallest(samples, depth), quick, key=len)
         return self._smaller(coded, self._stored(samples, quick), gained)
@@ -159,11 +157,10 @@ class Encoder:
             del self.gains[gained:]
         return other
 
-    def _coded(self, samples: np.ndarray, progress: Progress | None) -> Container:
+    def _coded(self, planes: np.ndarray, progress: Progress | None) -> Container:
         """The body that the model codes."""
         from ardmzip import codec
 
-        planes = to_planes(samples)
         loaded, backend = self.network(planes)
         doubtful = planes.size < TRIAL or self.steps is not None or self.batches is not None
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
@@ -192,28 +189,16 @@ class Encoder:
 
 @dataclass
 class Decoder:
-    """Model and back end of a file, loaded when they are first needed.
+    """How to decode.
 
-    level: decode only the pixels of that level of the lattice, 0 or one that LatticeOrder.checked_level gives.
+    load: gives model and back end, for parts that need them. level: decode only the pixels of that level of the
+    lattice, 0 or one that LatticeOrder.checked_level gives.
     """
 
     load: Callable[[], tuple[Model, Backend]]
     level: int = 0
     #: Threads to work on; None: as many as torch is set to.
     threads: int | None = None
-    _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
-
-    def network(self) -> tuple[Model, Backend]:
-        """Model and back end."""
-        if self._loaded is None:
-            self._loaded = self.load()
-        return self._loaded
-
-    def at(self, level: int) -> Decoder:
-        """The same for another level."""
-        other = replace(self, level=level)
-        other._loaded = self._loaded
-        return other
 
     def decode(self, c: Container, extra: bool, depth: int, progress: Progress | None = None) -> np.ndarray:
         """The samples of a body, of ``depth`` bits; extra: whether alpha or padding is among them.
@@ -228,7 +213,7 @@ class Decoder:
             samples = self._picture(c, bits, _share(progress, 0, within))
         else:
             channels = c.channels + (1 if extra and c.alpha is None else 0)
-            samples = self._level_of(c, stored.decode(c.stored, c.height, c.width, channels, bits))
+            samples = subsampled(stored.decode(c.stored, c.height, c.width, channels, bits), c.phase, self.level)
         if c.low is not None:
             samples = self._with_low_bits(samples, c.low, _share(progress, within, done))
         if c.alpha is not None:
@@ -240,13 +225,10 @@ class Decoder:
         from ardmzip import codec
 
         unchecked = replace(c, pixel_crc=None)
-        planes = codec.decode(unchecked, *self.network(), progress, level=self.level, threads=self.threads)
+        planes = codec.decode(unchecked, *self.load(), progress, level=self.level, threads=self.threads)
         if depth < 8 and int(planes.max()) >> depth:
             raise FormatError(f"damaged: a sample has more than {depth} bits")
         return interleaved(planes).reshape(*planes.shape[1:], c.channels)
-
-    def _level_of(self, c: Container, samples: np.ndarray) -> np.ndarray:
-        return samples if self.level == 0 else subsampled(samples, c.phase, self.level)
 
     def _with_low_bits(self, high: np.ndarray, low: LowBits, progress: Progress | None) -> np.ndarray:
         samples = high.astype(np.uint16) << np.uint16(low.count)
@@ -257,8 +239,14 @@ class Decoder:
 
 
 def subsampled(samples: np.ndarray, phase: tuple[int, int], level: int) -> np.ndarray:
-    """Every 2**level-th row and column of samples [height, width, channels], from ``phase`` on."""
-    return np.ascontiguousarray(samples[phase[0] :: 1 << level, phase[1] :: 1 << level])
+    """The pixels of a level of the lattice: of samples [height, width, channels] every 2**level-th row and column, from
+    ``phase`` on, or all of them for level 0."""
+    return np.ascontiguousarray(samples[phase[0] :: 1 << level, phase[1] :: 1 << level]) if level else samples
+
+
+def high_bits(samples: np.ndarray) -> np.ndarray:
+    """The 8 highest bits of 16-bit samples that are used, uint8."""
+    return (samples >> np.uint16(sum(_significant_bits(samples)))).astype(np.uint8)
 
 
 def _significant_bits(samples: np.ndarray) -> tuple[int, int]:

@@ -73,12 +73,12 @@ class EncodingCoder:
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
         self.encoder = rans.Encoder()
+        self._level = order.levels
         # Of atoms that are being coded: several threads may each have one. The entries are made by ``known``, which the
         # walk calls before any thread begins with the atom.
         self._values: dict[Atom, np.ndarray] = {}
         self._intervals: dict[Atom, deque[tuple[np.ndarray, np.ndarray]]] = {}
         self._gains: dict[Atom, list[learning.Gain]] = {}
-        self._level = order.levels
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
@@ -186,7 +186,7 @@ class Pyramid:
     def planes(self, channels: int, level: int = 0) -> np.ndarray:
         """The pixels of a level that is complete: uint8 [channels, rows, columns]."""
         self.array(level)
-        return np.ascontiguousarray(self._inner(level)[:, :, :channels].transpose(2, 0, 1)).astype(np.uint8)
+        return np.ascontiguousarray(self._inner(level)[:, :, :channels].transpose(2, 0, 1), np.uint8)
 
 
 @dataclass
@@ -410,6 +410,8 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         side = np.frombuffer(container.side_info, np.int8)
     if container.learning and not model.learns:
         raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
+    if len(container.segments) <= len(order.cuts):  # before memory is taken for what is not there
+        raise FormatError("damaged: a stream is missing")
     plan = Plan(order, container.call_starts, container.learning, container.batch_ends)
     coder = DecodingCoder(container.segments, order)
     with Predictor(model, backend, side, chunk, threads) as predictor:

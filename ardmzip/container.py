@@ -36,15 +36,17 @@ _KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
 _END, _FORMAT, _METADATA, _SIDE_INFO, _SCHEDULE, _BATCHES, _STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
-_LEVELS, _TILING, _TILE = 0x0B, 0x8B, 0x8C
+_LEVELS, _TILING, _HEAD, _TILE = 0x0B, 0x8B, 0x0D, 0x8C
 #: In the order in which they stand in a body.
 _BODY_NAMES = {
     _SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream",
     _STORED: "stored samples", _LOW_BITS: "low bits", _ALPHA: "alpha",
 }  # fmt: skip
-#: In the order in which they stand in a file.
+#: The same of a tile, and of a file.
 _TILE_NAMES = {_LEVELS: "level checksums"} | _BODY_NAMES
-_FILE_NAMES = {_FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _TILE: "tile"} | _TILE_NAMES
+_FILE_NAMES = {
+    _FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _HEAD: "head checksum", _TILE: "tile", **_TILE_NAMES
+}  # fmt: skip
 _REPEATED = (_STREAM, _TILE)
 _CRC_BYTES = 4
 _RELATIVE = 0x80  # flag of low bits
@@ -66,8 +68,8 @@ class LowBits:
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so a generated == could not work
 class Container:
-    """What a ``.ardm`` file says, or the body of a part of it, which has neither format nor metadata, nor, unless it is
-    a tile, checksums.
+    """What a ``.ardm`` file says, or a tile of it, which has neither format nor metadata, or a body within one of them,
+    which has no checksums either.
 
     The pixels of a file are cut into ``tiles`` of the size ``tile``, or they are one body.
     The samples of the colours, 1 or 3 channels, are either coded by the model or stored. In a model's picture ``calls``
@@ -99,11 +101,11 @@ class Container:
     format: PixelFormat | None = None
     #: Payload of the metadata chunk (metadata.py), None without one.
     metadata: bytes | None = None
-    #: CRC-32 of the samples of the levels that LatticeOrder.cuts cuts off, coarse to fine; () if they were not written.
+    #: CRC-32 of the samples known before each level of LatticeOrder.cuts; () if they were not written.
     level_crcs: tuple[int, ...] = ()
     #: Height and width of tiles; None: the file has one body.
     tile: tuple[int, int] | None = None
-    #: Row by row, as tiling.grid lists them.
+    #: As tiling.grid lists them.
     tiles: tuple[Container, ...] = ()
 
     @property
@@ -137,7 +139,7 @@ class Container:
     @property
     def call_starts(self) -> tuple[int, ...]:
         """``calls``, written out where it is None."""
-        return tuple(range(len(self.order.atoms))) if self.calls is None else self.calls
+        return tuple(range(self.order.atom_count)) if self.calls is None else self.calls
 
     @property
     def network_calls(self) -> int:
@@ -179,21 +181,21 @@ def pack(c: Container) -> bytes:
         parts += _chunk(_METADATA, c.metadata)
     if c.tile is not None:
         parts += _chunk(_TILING, varint(c.tile[0]) + varint(c.tile[1]))
-        for tile in c.tiles:
-            parts += _chunk(_TILE, bytes([_flags(tile)]) + _checked_body(tile))
-        assert c.pixel_crc is not None
-        parts += [bytes([_END]), _u32(c.pixel_crc)]
-    else:
-        parts.append(_checked_body(c))
+    if c.tile is not None or c.level_crcs:  # parts of it can be read alone
+        parts.append(bytes([_HEAD, _CRC_BYTES]))
+        parts.append(_u32(zlib.crc32(b"".join(parts))))
+    for tile in c.tiles:
+        parts += _chunk(_TILE, b"".join([bytes([_flags(tile)]), *_sealed_chunks(tile)]))
+    parts += _sealed_chunks(c)
     body = b"".join(parts)
     return body + _u32(zlib.crc32(body))
 
 
-def _checked_body(c: Container) -> bytes:
-    """The chunks of a file or a tile up to the pixel checksum."""
+def _sealed_chunks(c: Container) -> list[bytes]:
+    """The chunks of the body of a file or a tile, the end marker and the pixel checksum."""
     levels = _chunk(_LEVELS, b"".join(map(_u32, c.level_crcs))) if c.level_crcs else []
     assert c.pixel_crc is not None
-    return b"".join([*levels, *_body_chunks(c), bytes([_END]), _u32(c.pixel_crc)])
+    return [*levels, *_body_chunks(c), bytes([_END]), _u32(c.pixel_crc)]
 
 
 def _u32(number: int) -> bytes:
@@ -217,10 +219,12 @@ def _flags(c: Container) -> int:
 
 def _body_chunks(c: Container) -> list[bytes]:
     parts: list[bytes] = []
+    if c.tile is not None:
+        return parts
     if c.stored is not None:
         parts += _chunk(_STORED, c.stored)
     else:
-        atoms = len(c.order.atoms)
+        atoms = c.order.atom_count
         if c.side_info:
             parts += _chunk(_SIDE_INFO, c.side_info)
         if c.calls is not None and len(c.calls) < atoms:
@@ -240,16 +244,19 @@ def _body_chunks(c: Container) -> list[bytes]:
 def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Container:
     """The container of a file, or FormatError with one line that says what is wrong.
 
-    whole: compare the checksum of the file. Without that, the contents of streams and of stored samples are not read
-    yet: they stay views of ``data``.
+    whole: compare the checksum of the file. Else, if the file has a checksum of its head, the contents of streams and
+    of stored samples are not read yet: they are views of ``data``.
 
     Magic and version come first, so that other files and newer versions are named as such; then the checksum of the
     file, so that damage anywhere is called damage; what is refused after that was written wrongly, or by a newer
     writer.
     """
     view = memoryview(data).cast("B")
-    _check_envelope(view, whole)
-    reader = Reader(view[len(MAGIC) + 1 : -_CRC_BYTES])
+    _check_version(view)
+    if whole:
+        _check_file_crc(view)
+    reader = Reader(view[:-_CRC_BYTES])
+    reader.take(len(MAGIC) + 1)
     flags = _read_flags(reader)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
@@ -257,11 +264,15 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
     model_id = bytes(reader.take(MODEL_ID_BYTES))
-    chunks = _read_chunks(reader, _FILE_NAMES)
-    pixel_crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
-    if reader.left():
-        raise FormatError(f"{reader.left()} stray bytes after the end marker")
+    chunks: list[tuple[int, memoryview]] = []
+    for kind, payload in _read_chunks(reader, _FILE_NAMES):
+        chunks.append((kind, payload))
+        if kind == _HEAD:
+            _check_head_crc(reader.before(), payload)
     found = dict(chunks)
+    if not whole and _HEAD not in found:
+        _check_file_crc(view)
+    pixel_crc = _pixel_crc(reader)
     described = PixelFormat.from_bytes(found[_FORMAT]) if _FORMAT in found else None
     colours = 1 if flags & _FLAG_GRAY else 3
     if described is not None and described.colours != colours:
@@ -272,11 +283,11 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
         phase = _phase(flags)
         body = Container(width, height, colours, phase, model_id, b"", None, (), pixel_crc, tile=tile, tiles=tiles)
     else:
-        body = _body(chunks, flags, width, height, extra, depth, model_id)
+        body = _body(chunks, flags, width, height, extra, depth, model_id, pixel_crc)
     if not body.uses_model and model_id != NO_MODEL:
         raise FormatError("the file names a model, but uses none")
     metadata = bytes(found[_METADATA]) if _METADATA in found else None
-    return replace(body, format=described, metadata=metadata, pixel_crc=pixel_crc)
+    return replace(body, format=described, metadata=metadata)
 
 
 def _tiles(
@@ -293,7 +304,7 @@ def _tiles(
                 raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
         elif kind == _TILE:
             payloads.append(payload)
-        elif kind not in (_FORMAT, _METADATA):
+        elif kind not in (_FORMAT, _METADATA, _HEAD):
             raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
     if tile is None:
         raise FormatError("tiles without a tiling chunk")
@@ -306,12 +317,18 @@ def _tiles(
         reader = Reader(payload)
         own = _read_inner_flags(reader, 1 if flags & _FLAG_GRAY else 3, _phase(flags))
         _check_phase(own, columns, rows)
-        within = _read_chunks(reader, _TILE_NAMES)
-        pixel_crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
-        if reader.left():
-            raise FormatError(f"{reader.left()} stray bytes after the end of a tile")
-        tiles.append(replace(_body(within, own, columns, rows, extra, depth, model_id), pixel_crc=pixel_crc))
+        within = [*_read_chunks(reader, _TILE_NAMES)]
+        pixel_crc = _pixel_crc(reader)
+        tiles.append(_body(within, own, columns, rows, extra, depth, model_id, pixel_crc))
     return tile, tuple(tiles)
+
+
+def _pixel_crc(reader: Reader) -> int:
+    """The checksum behind an end marker, which is the last that there is."""
+    crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
+    if reader.left():
+        raise FormatError(f"{reader.left()} stray bytes after a pixel checksum")
+    return crc
 
 
 def unpack_body(
@@ -324,7 +341,7 @@ def unpack_body(
     """
     reader = Reader(memoryview(data).cast("B"))
     flags = _read_inner_flags(reader, colours, phase)
-    chunks = _read_chunks(reader, _BODY_NAMES)
+    chunks = [*_read_chunks(reader, _BODY_NAMES)]
     if reader.left():
         raise FormatError(f"{reader.left()} stray bytes after the end of a body")
     return _body(chunks, flags, width, height, extra, depth, model_id)
@@ -359,12 +376,13 @@ def _check_phase(flags: int, width: int, height: int) -> None:
 
 
 def _body(
-    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes
-) -> Container:
+    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes,
+    pixel_crc: int | None = None,
+) -> Container:  # fmt: skip
     """The container of a body's chunks, whose order is right."""
     channels = 1 if flags & _FLAG_GRAY else 3
     order = LatticeOrder(height, width, channels, _phase(flags))
-    atoms = len(order.atoms)
+    atoms = order.atom_count
     side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()
     stored, low, alpha = None, None, None
     learning = bool(flags & _FLAG_LEARNING)
@@ -409,7 +427,7 @@ def _body(
     if low is not None and extra and alpha is None:
         raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
-        width, height, channels, _phase(flags), model_id, side_info, calls, tuple(segments), None, learning,
+        width, height, channels, _phase(flags), model_id, side_info, calls, tuple(segments), pixel_crc, learning,
         batch_ends, stored, low, alpha, level_crcs=level_crcs,
     )  # fmt: skip
 
@@ -429,7 +447,8 @@ def _low_bits(
     return LowBits(count, shift, relative, body)
 
 
-def _check_envelope(view: memoryview, whole: bool) -> None:
+def _check_version(view: memoryview) -> None:
+    """Refuse what is no file of this version."""
     start = bytes(view[: len(MAGIC)])
     if start != MAGIC:
         if start and MAGIC.startswith(start):
@@ -440,28 +459,38 @@ def _check_envelope(view: memoryview, whole: bool) -> None:
     version = view[len(MAGIC)]
     if version != VERSION:
         raise FormatError(f"unknown .ardm version {version}: this ardmzip reads version {VERSION}")
-    body, stored = view[:-_CRC_BYTES], view[-_CRC_BYTES:]
-    if len(body) <= len(MAGIC) or (whole and zlib.crc32(body) != int.from_bytes(stored, "little")):
+    if len(view) <= len(MAGIC) + _CRC_BYTES:
+        raise FormatError("damaged or truncated: no room for the file checksum")
+
+
+def _check_file_crc(view: memoryview) -> None:
+    if zlib.crc32(view[:-_CRC_BYTES]) != int.from_bytes(view[-_CRC_BYTES:], "little"):
         raise FormatError("damaged or truncated: file checksum does not match")
 
 
-def _read_chunks(reader: Reader, names: Mapping[int, str]) -> list[tuple[int, memoryview]]:
+def _check_head_crc(before: memoryview, payload: memoryview) -> None:
+    """before: the file up to the end of the head checksum."""
+    if len(payload) != _CRC_BYTES:
+        raise FormatError(f"a head checksum of {len(payload)} bytes")
+    if zlib.crc32(before[:-_CRC_BYTES]) != int.from_bytes(payload, "little"):
+        raise FormatError("damaged: head checksum does not match")
+
+
+def _read_chunks(reader: Reader, names: Mapping[int, str]) -> Iterator[tuple[int, memoryview]]:
     """The chunks called ``names`` up to the end marker; their order is checked here, their contents are not."""
-    chunks: list[tuple[int, memoryview]] = []
     places = {kind: place for place, kind in enumerate(names)}
-    last = 0
+    last = _END
     while (kind := reader.byte()) != _END:
         payload = reader.take(reader.varint("chunk length"))
         if kind not in names:
             if kind & _CRITICAL:
                 raise FormatError(f"unknown critical chunk 0x{kind:02x}: the file needs a newer ardmzip")
             continue
-        if chunks and (places[kind] < places[last] or (kind == last and kind not in _REPEATED)):
+        if last != _END and (places[kind] < places[last] or (kind == last and kind not in _REPEATED)):
             problem = "repeated" if kind == last else f"after the {names[last]} chunk"
             raise FormatError(f"misplaced {names[kind]} chunk: {problem}")
         last = kind
-        chunks.append((kind, payload))
-    return chunks
+        yield kind, payload
 
 
 def _chunk(kind: int, payload: bytes | memoryview) -> list[bytes]:
@@ -508,27 +537,32 @@ def _check_file(c: Container) -> None:
         raise ValueError("a file that uses no model names none")
     if c.format is not None and (c.format.is_plain or c.format.colours != c.channels):
         raise ValueError(f"a format of {c.format.title} samples does not fit {c.channels} channels")
-    if c.pixel_crc is None:
-        raise ValueError("a file needs a pixel checksum")
+    _check_checksums(c)
+    if any(part.stored is None and part.model_id != c.model_id for part in c.parts):
+        raise ValueError("all parts of a file have one model")
     if c.tile is None:
+        if c.tiles:
+            raise ValueError("tiles without a size")
         _check_samples(c, c.pixel_format)
         _check_body(c)
-        _check_levels(c)
         return
     rectangles = tiling.grid(c.height, c.width, c.tile)
     if any(side < 1 or side % tiling.UNIT for side in c.tile) or len(rectangles) != len(c.tiles):
         raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
-    if c.learning or c.segments or c.stored is not None or c.low is not None or c.alpha is not None or c.level_crcs:
+    own = (c.learning, c.side_info, c.segments, c.level_crcs)
+    if any(own) or any(part is not None for part in (c.calls, c.batch_ends, c.stored, c.low, c.alpha)):
         raise ValueError("a file of tiles codes nothing itself")
     for (_, _, height, width), tile in zip(rectangles, c.tiles, strict=True):
         if (tile.height, tile.width, tile.channels, tile.phase) != (height, width, c.channels, c.phase):
             raise ValueError("a tile that does not fit its place")
+        if tile.format is not None or tile.metadata is not None or tile.tile is not None:
+            raise ValueError("a tile has no tiles, format or metadata of its own")
+        _check_checksums(tile)
         _check_samples(tile, c.pixel_format)
         _check_body(tile)
-        _check_levels(tile)
 
 
-def _check_levels(c: Container) -> None:
+def _check_checksums(c: Container) -> None:
     if c.pixel_crc is None or not all(0 <= crc < 2**32 for crc in (c.pixel_crc, *c.level_crcs)):
         raise ValueError("a checksum is an unsigned 32-bit number")
     if len(c.level_crcs) not in (0, len(c.order.cuts)):
@@ -544,7 +578,7 @@ def _check_samples(c: Container, described: PixelFormat) -> None:
 
 
 def _check_body(c: Container) -> None:
-    atoms = len(c.order.atoms)  # also checks sizes, channels and phase
+    atoms = c.order.atom_count  # also checks sizes, channels and phase
     inner = (c.alpha, None if c.low is None else c.low.body)
     if any(body.phase != c.phase for body in inner if body is not None):
         raise ValueError("all bodies of a file have one phase")

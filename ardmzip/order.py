@@ -88,9 +88,14 @@ class LatticeOrder:
         longest = max(self.height - self.phase[0], self.width - self.phase[1])
         return max(1, (longest - 1).bit_length())
 
+    @property
+    def atom_count(self) -> int:
+        """How many atoms there are, empty ones included."""
+        return KINDS * self.channels * self.levels
+
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
-        """All ``3 * channels * levels`` atoms in coding order, empty ones included."""
+        """All atoms in coding order, empty ones included."""
         return tuple(
             Atom(level, kind, channel)
             for level in reversed(range(self.levels))
@@ -114,12 +119,12 @@ class LatticeOrder:
         return tuple(level for level in reversed(range(self.levels)) if areas[level] - areas[level + 1] >= CUT)
 
     def checked_level(self, level: int) -> int:
-        """The finest level up to ``level`` at whose end a stream ends, so that it can be decoded and checked alone.
+        """The coarsest level, ``level`` or finer, with which a stream ends: it can be decoded and checked alone.
 
         >>> [LatticeOrder(512, 512, 3).checked_level(level) for level in range(5)]
         [0, 1, 2, 2, 2]
         """
-        return next((finest for finest in range(level, 0, -1) if finest - 1 in self.cuts), 0)
+        return max((cut + 1 for cut in self.cuts if cut < level), default=0)
 
     def level_shape(self, level: int) -> tuple[int, int]:
         """(rows, columns) of the dense array of a level, 0 to ``levels``; that of level 0 is the whole image."""

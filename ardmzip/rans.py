@@ -99,10 +99,11 @@ class Decoder:
             self.cut()
 
     def cut(self) -> None:
-        """The segment ends here, if it has begun; raises FormatError if it holds more."""
-        self._check_empty()
-        self._count = 0
-        self._coder = None  # the next segment, if another symbol is to come
+        """The segment ends here, unless it would be empty; raises FormatError if it holds more."""
+        if self._count:
+            self._check_empty()
+            self._count = 0
+            self._coder = None  # the next segment, if another symbol is to come
 
     def _check_empty(self) -> None:
         if self._coder is not None and not self._coder.is_empty():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ardmzip import stored, tiling
-from ardmzip.body import Decoder, Encoder, Progress, subsampled
+from ardmzip.body import Decoder, Encoder, Progress, high_bits, subsampled
 from ardmzip.container import NO_MODEL, Container
 from ardmzip.errors import FormatError
-from ardmzip.order import LatticeOrder
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.tiling import Rectangle
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from ardmzip.model import Model
     from ardmzip.network import Backend
 
-#: What a level or a part of a picture is decoded with.
+#: What gives the model and the back end of a file, if they are needed.
 Loader = Callable[[], tuple["Model", "Backend"]]
+
+#: Most tiles to work on at a time, as each takes its memory: more threads share the work within them.
+MAX_AT_ONCE = 8
 
 
 def checksum(samples: np.ndarray) -> int:
@@ -45,29 +49,37 @@ def encode(
     if tile is None or (tile[0] >= height and tile[1] >= width):
         encoder.phase = _phase(samples, described)
         coded = _with_checksums(encoder.encode(samples, described.depth, progress, forced), samples)
-        return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
+    else:
+        coded = _encode_tiles(samples, described, encoder, tile, progress, forced)
+    return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
+
+
+def _encode_tiles(
+    samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int], progress: Progress | None,
+    forced: bool,
+) -> Container:  # fmt: skip
+    height, width = samples.shape[:2]
     rectangles = tiling.grid(height, width, tile)
-    # a model and a phase for all tiles, by the one in the middle
+    # a phase and a model for all tiles, by the one in the middle
     middle = samples[rectangles[len(rectangles) // 2].slices]
     if min(rectangles[-1].height, rectangles[-1].width) > 1:
         encoder.phase = _phase(middle, described)
     if described.depth >= 8:
         encoder.network(_colour_planes(middle, described))
-    threads = _threads(described.depth >= 8)
-    encoders = [encoder.fork(threads) for _ in rectangles]
+    with _threads(described.depth >= 8, len(rectangles)) as (at_once, threads):
+        encoders = [encoder.fork(threads) for _ in rectangles]
 
-    def work(index: int, report: Progress) -> Container:
-        part = np.ascontiguousarray(samples[rectangles[index].slices])
-        return _with_checksums(encoders[index].encode(part, described.depth, report, forced), part)
+        def work(index: int, report: Progress) -> Container:
+            part = np.ascontiguousarray(samples[rectangles[index].slices])
+            return _with_checksums(encoders[index].encode(part, described.depth, report, forced), part)
 
-    tiles = _each(work, [r.height * r.width for r in rectangles], threads, progress)
+        tiles = _each(work, [place.height * place.width for place in rectangles], at_once, progress)
     if encoder.gains is not None:
         encoder.gains.extend(gain for forked in encoders for gain in forked.gains or [])
-    coded = Container(
+    return Container(
         width, height, described.colours, encoder.phase, NO_MODEL, b"", None, (), checksum(samples), tile=tile,
         tiles=tuple(tiles),
     )  # fmt: skip
-    return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
 
 
 def raw(samples: np.ndarray, described: PixelFormat) -> Container:
@@ -87,60 +99,92 @@ def decode(
     level: only every 2**level-th row and column, from the lattice phase on. region: only these pixels, which must lie
     within the image; not together with a level. Streams and tiles that are not needed are not looked at.
     """
-    described = c.pixel_format
+    level = min(level, c.order.levels)
     if c.tile is None:
-        samples = _checked(c, described, Decoder(load), level, progress)
-        return samples if region is None else samples[region.slices]
-    # tiles fit together up to this level
-    common = min(level, tiling.UNIT.bit_length() - 1)
-    wanted = region or Rectangle(0, 0, c.height, c.width)
-    places = [
-        (tile, rectangle, overlap)
-        for tile, rectangle in zip(c.tiles, tiling.grid(c.height, c.width, c.tile), strict=True)
-        if (overlap := rectangle.overlap(wanted))
-    ]
-    height, width = wanted.height, wanted.width
-    if common:
-        height, width = LatticeOrder(c.height, c.width, 1, c.phase).level_shape(common)
-    out = np.empty((height, width, described.channels), np.uint16 if described.depth == 16 else np.uint8)
-    threads = _threads(c.uses_model)
-    decoder = Decoder(load, threads=1 if threads > 1 and len(places) > 1 else None)
-    if c.uses_model:
-        decoder.network()
+        samples = _checked(c, cache(load), None, c.pixel_format, level, progress)
+        samples = samples if region is None else samples[region.slices].copy()
+    else:
+        common = min(level, tiling.LEVELS)  # tiles fit together up to this level
+        wanted = region or Rectangle(0, 0, c.height, c.width)
+        shape = c.order.level_shape(common) if common else (wanted.height, wanted.width)
+        dtype = np.uint16 if c.pixel_format.depth == 16 else np.uint8
+        samples = np.empty((*shape, c.pixel_format.channels), dtype)
 
-    def work(index: int, report: Progress) -> None:
-        tile, rectangle, overlap = places[index]
-        samples = _checked(tile, described, decoder, common, report)
-        if common:
-            top, left = rectangle.top >> common, rectangle.left >> common
-            out[top : top + samples.shape[0], left : left + samples.shape[1]] = samples
-        else:
-            out[overlap.within(wanted).slices] = samples[overlap.within(rectangle).slices]
+        def place(tile: Rectangle, found: np.ndarray) -> None:
+            if common:
+                top, left, (height, width) = tile.top >> common, tile.left >> common, found.shape[:2]
+                samples[top : top + height, left : left + width] = found
+            elif overlap := tile.overlap(wanted):
+                samples[overlap.within(wanted).slices] = found[overlap.within(tile).slices]
 
-    _each(work, [overlap.height * overlap.width for _, _, overlap in places], threads, progress)
-    if level == 0 and region is None and checksum(out) != c.pixel_crc:
-        raise FormatError("the decoded pixels do not match the file's checksum")
-    return out if level == common else subsampled(out, (0, 0), level - common)
+        _decode_tiles(c, load, wanted, common, place, progress)
+        if not common and region is None:
+            _check(samples, c.pixel_crc)
+        samples = subsampled(samples, (0, 0), level - common)
+    if progress:
+        progress(1.0)
+    return samples
+
+
+def holds(c: Container, load: Loader, samples: np.ndarray, progress: Progress | None = None) -> bool:
+    """Whether a container decodes to these samples. Takes no memory for another image, if it has tiles."""
+
+    def equal(tile: Rectangle, found: np.ndarray) -> bool:
+        return np.array_equal(found, samples[tile.slices])
+
+    try:
+        if c.tile is None:
+            return np.array_equal(decode(c, load, progress), samples)
+        whole = Rectangle(0, 0, c.height, c.width)
+        return all(_decode_tiles(c, load, whole, 0, equal, progress)) and checksum(samples) == c.pixel_crc
+    except FormatError:
+        return False
+
+
+def _decode_tiles(
+    c: Container, load: Loader, wanted: Rectangle, level: int, use: Callable[[Rectangle, np.ndarray], Any],
+    progress: Progress | None,
+) -> list[Any]:  # fmt: skip
+    """``use(tile, samples)`` for the samples of a level of each tile that is not outside of ``wanted``."""
+    assert c.tile is not None
+    grid = tiling.grid(c.height, c.width, c.tile)
+    tiles = [(place, tile) for place, tile in zip(grid, c.tiles, strict=True) if place.overlap(wanted)]
+    network = any(tile.uses_model for _, tile in tiles)
+    load = cache(load)
+    if network:
+        load()  # before the threads begin
+    with _threads(network, len(tiles)) as (at_once, threads):
+
+        def work(index: int, report: Progress) -> Any:
+            place, tile = tiles[index]
+            return use(place, _checked(tile, load, threads, c.pixel_format, level, report))
+
+        return _each(work, [place.height * place.width for place, _ in tiles], at_once, progress)
 
 
 def _checked(
-    c: Container, described: PixelFormat, decoder: Decoder, level: int, progress: Progress | None
+    c: Container, load: Loader, threads: int | None, described: PixelFormat, level: int, progress: Progress | None
 ) -> np.ndarray:
-    """The samples of a level of a body that has checksums, compared with them."""
-    order = LatticeOrder(c.height, c.width, 1, c.phase)
-    level = min(level, order.levels)
-    checked = order.checked_level(level) if c.level_crcs else 0
-    samples = decoder.at(checked).decode(c, described.extra, described.depth, progress)
-    expected = c.pixel_crc if checked == 0 else c.level_crcs[order.cuts.index(checked - 1)]
-    if checksum(samples) != expected:
+    """The samples of a level of a file of one body, or of a tile, compared with its checksums."""
+    level = min(level, c.order.levels)
+    checked = c.order.checked_level(level) if c.level_crcs else 0
+    samples = Decoder(load, checked, threads).decode(c, described.extra, described.depth, progress)
+    if checked == 0:
+        _check(samples, c.pixel_crc)
+        return subsampled(samples, c.phase, level)
+    _check(samples, c.level_crcs[c.order.cuts.index(checked - 1)])
+    return subsampled(samples, (0, 0), level - checked)
+
+
+def _check(samples: np.ndarray, crc: int | None) -> None:
+    if checksum(samples) != crc:
         raise FormatError("the decoded pixels do not match the file's checksum")
-    if level == checked:
-        return samples
-    return subsampled(samples, c.phase if checked == 0 else (0, 0), level - checked)
 
 
 def _with_checksums(c: Container, samples: np.ndarray) -> Container:
-    crcs = tuple(checksum(subsampled(samples, c.phase, level + 1)) for level in c.order.cuts)
+    """With the checksums of levels too, if coarse ones can be decoded alone."""
+    cuts = c.order.cuts if c.uses_model else ()
+    crcs = tuple(checksum(subsampled(samples, c.phase, level + 1)) for level in cuts)
     return replace(c, pixel_crc=checksum(samples), level_crcs=crcs)
 
 
@@ -148,7 +192,7 @@ def _colour_planes(samples: np.ndarray, described: PixelFormat) -> np.ndarray:
     from ardmzip.image import to_planes
 
     colours = samples[:, :, : described.colours]
-    return to_planes((colours >> np.uint16(8)).astype(np.uint8) if described.depth == 16 else colours)
+    return to_planes(high_bits(colours) if described.depth == 16 else colours)
 
 
 def _phase(samples: np.ndarray, described: PixelFormat) -> tuple[int, int]:
@@ -160,38 +204,54 @@ def _phase(samples: np.ndarray, described: PixelFormat) -> tuple[int, int]:
     return codec.lattice_phase(_colour_planes(samples, described))
 
 
-def _threads(network: bool) -> int:
-    """Tiles to work on at a time."""
+@contextmanager
+def _threads(network: bool, tiles: int) -> Iterator[tuple[int, int]]:
+    """Tiles to work on at a time, and threads for each of them; one if there is no need of a network."""
     if not network:
-        return 1
-    import torch
+        yield 1, 1
+        return
+    from ardmzip.network import exact_arithmetic
 
-    return torch.get_num_threads()
+    # The process keeps these settings from the first tile to the last. If each tile set and restored them, the threads
+    # would take each other's for the caller's.
+    with exact_arithmetic("cpu") as threads:
+        at_once = min(threads, tiles, MAX_AT_ONCE)
+        yield at_once, threads // at_once
 
 
-def _each(work: Callable, sizes: Sequence[int], threads: int, progress: Progress | None) -> list:
-    """``work(index, progress)`` for each part of so many pixels, on so many threads; results in order.
+def _each(
+    work: Callable[[int, Progress], Any], sizes: Sequence[int], at_once: int, progress: Progress | None
+) -> list[Any]:
+    """``work(index, report)`` for tiles of so many pixels, some at a time; results in order.
 
-    After an error or an interruption those that have begun end at their next progress.
+    After an error, or an interrupt, those under way end when they next report.
     """
-    done, lock, ending = [0.0] * len(sizes), threading.Lock(), threading.Event()
+    lock, stopped = threading.Lock(), threading.Event()
+    done, total = [0] * len(sizes), 0
 
-    def report(index: int) -> Progress:
-        def tell(share: float) -> None:
-            if ending.is_set():
-                raise CancelledError
-            if progress is not None:
-                with lock:
-                    done[index] = share * sizes[index]
-                    progress(sum(done) / sum(sizes))
+    def report(index: int, share: float) -> None:
+        nonlocal total
+        if stopped.is_set():
+            raise CancelledError
+        with lock:
+            total -= done[index]
+            done[index] = int(share * sizes[index])
+            total += done[index]
+            if progress:
+                progress(total / sum(sizes))
 
-        return tell
+    def run(index: int) -> Any:
+        found = work(index, lambda share: report(index, share))
+        report(index, 1.0)
+        return found
 
-    with ThreadPoolExecutor(threads, "ardmzip-tile") as pool:
-        futures = [pool.submit(work, index, report(index)) for index in range(len(sizes))]
+    with ThreadPoolExecutor(at_once, "ardmzip-tile") as pool:
+        futures = [pool.submit(run, index) for index in range(len(sizes))]
         try:
-            return [future.result() for future in futures]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
         except BaseException:
-            ending.set()
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
+    return [future.result() for future in futures]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Sides of tiles are multiples of this, so that previews of up to six halvings fit together.
-UNIT = 64
+#: Sides of tiles are multiples of this, so that previews of up to so many halvings fit together.
+LEVELS = 6
+UNIT = 1 << LEVELS
 #: Images of fewer pixels are coded in one piece, which saves some 0.3 %, as heads that learn begin anew in each tile.
 WHOLE = 1 << 24
 #: About the side of a tile: larger ones save little and take more memory (docs/LEARNING.md).
@@ -56,10 +57,22 @@ def tile_size(height: int, width: int, side: int) -> tuple[int, int]:
     >>> tile_size(3000, 9000, 2048), tile_size(2048, 2100, 2048)
     ((1536, 2304), (2048, 2112))
     """
-    lengths = [length / max(1, round(length / side)) for length in (height, width)]
-    return -(-int(-(-lengths[0] // 1)) // UNIT) * UNIT, -(-int(-(-lengths[1] // 1)) // UNIT) * UNIT
+    return _length(height, side), _length(width, side)
+
+
+def _length(length: int, side: int) -> int:
+    """A side of equal tiles: the length over their number, rounded up to whole units."""
+    number = max(1, round(length / side))
+    return -(-length // (number * UNIT)) * UNIT
 
 
 def default_tile(height: int, width: int) -> tuple[int, int] | None:
-    """The tiles that an image is cut into unless told otherwise; None: it is coded in one piece."""
-    return None if height * width < WHOLE else tile_size(height, width, SIDE)
+    """The tiles that an image is cut into unless told otherwise; None: it is coded in one piece.
+
+    >>> default_tile(3000, 4000), default_tile(6000, 8000), default_tile(1000, 30000)
+    (None, (2048, 2048), (1024, 4288))
+    """
+    if height * width < WHOLE:
+        return None
+    # those of a narrow image are longer, so that they have as much to learn from
+    return tile_size(height, width, max(SIDE, SIDE * SIDE // min(height, width)))

@@ -32,6 +32,10 @@ class Reader:
     def left(self) -> int:
         return len(self._view) - self._at
 
+    def before(self) -> memoryview:
+        """What has been read."""
+        return self._view[: self._at]
+
     def take(self, count: int) -> memoryview:
         if count > self.left():
             raise FormatError(f"the file ends too early: {count} bytes expected, {self.left()} left")

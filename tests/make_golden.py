@@ -34,11 +34,13 @@ def waves(height: int, width: int, channels: int, noise: float) -> np.ndarray:
 
 def images() -> dict[str, tuple[np.ndarray, dict]]:
     """Pixels and options by name; files whose heads learn are named learn-*."""
-    photo = waves(96, 80, 3, 3.0)
+    large = waves(210, 209, 3, 3.0)
     if SAMPLE.exists():
         with Image.open(SAMPLE) as image:
-            photo = np.asarray(image.convert("RGB"))[100:196, 140:220]
+            large = np.asarray(image.convert("RGB"))[40:250, 100:309]
+    photo = large[60:156, 40:120]
     small, one = photo[:32, :24], np.array([[[200, 17, 3]]], np.uint8)
+    rgba = np.dstack([large[:100, :110], large[60:160, 50:160, 1]])
     gray, side = waves(11, 17, 1, 2.0)[:, :, 0], waves(64, 144, 1, 0.5)[:, :, 0]
     frozen: dict = {"learn": False}
     return {
@@ -53,6 +55,8 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
         "learn-steps": (waves(30, 40, 3, 1.0), {"steps": 5}),
         "learn-side": (side, {"steps": 20}),
         "learn-batches": (photo, {"steps": 20, "batches": 12}),
+        "learn-cuts": (large, {}),
+        "learn-tiles": (rgba, {"model": "photo", "tile": 64}),
     }
 
 

@@ -33,6 +33,29 @@ class Stream:
         return symbol
 
 
+class Streams:
+    """The streams of a body, one after the other: "Segments"."""
+
+    def __init__(self, segments: tuple[np.ndarray, ...]) -> None:
+        self.left, self.stream, self.symbols = list(segments), Stream(np.zeros(0)), 0
+
+    def symbol(self, bounds: list[int]) -> int:
+        if self.symbols == 0:
+            self.stream = Stream(self.left.pop(0))
+        self.symbols += 1
+        return self.stream.symbol(bounds)
+
+    def end(self) -> None:
+        """A stream ends here, if one has begun."""
+        assert self.stream.state == 0
+        assert not self.stream.words
+        self.symbols = 0
+
+    def end_batch(self) -> None:
+        if self.symbols >= 2**22:
+            self.end()
+
+
 def parts(k: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """The two parts of the window of kind k: "Taps"."""
     places = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
@@ -293,20 +316,24 @@ def batches(n: int, seen: int, ends: list[int] | None) -> Iterator[int]:
         seen += size
 
 
-def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """uint8 [channels, height, width]; images of one stream, and no batch of more than 65,536 pixels."""
+def decode(container, tensors: dict[str, np.ndarray], level: int = 0, least: int = 2**15) -> np.ndarray:
+    """Q_level, uint8 [channels, rows, columns], of an image without batches of more than 65,536 pixels. level: 0, or
+    level - 1 is cut. least: pixels that a cut level adds."""
     table = {name.split(".")[1]: array.tolist() for name, array in tensors.items() if name.startswith("table.")}
     side = [byte - 256 if byte > 127 else byte for byte in container.side_info]
     height, width, (py, px) = container.height, container.width, container.phase
     levels = 0
     if height * width > 1:
         levels = max(1, int(np.ceil(np.log2(max(height - py, width - px)))))
-    (words,) = container.segments
-    stream = Stream(words)
+    stream = Streams(container.segments)
     flat = [s << 20 for s in range(17)]
     channels = range(container.channels)
     high = [stream.symbol(flat) for _ in channels]
     known = {(py, px, c): 16 * high[c] + stream.symbol(flat) for c in channels}  # (y, x, channel) in the image
+    stream.end_batch()
+    areas = [height * width]  # of Q_0, Q_1, ...
+    areas += [-(-(height - py) // 2**l) * -(-(width - px) // 2**l) for l in range(1, levels + 1)]  # noqa: E741
+    cuts = [l for l in range(levels) if areas[l] - areas[l + 1] >= least]  # noqa: E741
     heads = [Head(tensors, e, height, width) for e in range(18)] if container.learning else []
 
     atoms = [(l, k, c) for l in reversed(range(levels)) for k in range(3) for c in channels]  # noqa: E741
@@ -314,6 +341,8 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
     for start, end in pairwise([*starts, len(atoms)]):
         decoded = {}
         for l, k, c in atoms[start:end]:  # noqa: E741
+            if l < level:
+                continue
             e = (min(l, 1) * 3 + k) * 3 + c
             oy, ox = (0, 0) if l == 0 else (py, px)  # of Q_l in the image
             qy, qx = (py, px) if l == 0 else (0, 0)
@@ -332,6 +361,9 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
             if learns:
                 places = [places[number] for number in order(len(places))]
                 sizes = list(batches(len(places), heads[e].seen, container.batch_ends))
+            if places and l in cuts:
+                cuts.remove(l)
+                stream.end()
             for size in sizes:
                 batch, places = places[:size], places[size:]
                 inside, mixtures = [], []
@@ -348,6 +380,7 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                 functions = [cumulative(m, table) for m in mixtures]
                 high = [stream.symbol([f(16 * h) for h in range(17)]) for f in functions]
                 values = [16 * h + stream.symbol(low_bounds(f, h)) for h, f in zip(high, functions, strict=True)]
+                stream.end_batch()
                 for (y, x), v in zip(batch, values, strict=True):
                     decoded[oy + step * y, ox + step * x, c] = v
                 if learns:
@@ -355,9 +388,9 @@ def decode(container, tensors: dict[str, np.ndarray]) -> np.ndarray:
                     slopes = [gradient(*known, table) for known in zip(mixtures, values, classes, strict=True)]
                     heads[e].step(us, slopes, contexts)
         known |= decoded
-    assert stream.state == 0
-    assert not stream.words
+    stream.end()
+    assert level or not stream.left
     planes = np.zeros((container.channels, height, width), np.uint8)
     for (y, x, c), value in known.items():
         planes[c, y, x] = value
-    return planes
+    return planes[:, py :: 2**level, px :: 2**level] if level else planes

@@ -66,7 +66,7 @@ def test_every_format(described, model):
             assert (c.low is not None) == (described.depth == 16)
         # a body alone, as a part of a file would hold it
         again = unpack_body(
-            pack_body(c), c.width, c.height, described.colours, described.extra, described.depth, c.model_id
+            pack_body(c), c.width, c.height, described.colours, described.extra, described.depth, c.model_id, c.phase
         )
         assert pack_body(again) == pack_body(c)
 
@@ -192,7 +192,7 @@ def test_damage_is_told_even_where_the_checksum_is_right(layout):
 
 
 def stored_body(samples: np.ndarray, depth: int) -> Container:
-    return body._stored(samples, stored.raw(samples, depth))
+    return body.Encoder()._stored(samples, stored.raw(samples, depth))
 
 
 def test_samples_of_too_many_bits_are_refused(photo, cpu):

@@ -1,5 +1,7 @@
 """The codec end to end, with the shipped model: round trips of all shapes and contents, and damage."""
 
+import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ardmzip
-from ardmzip import codec, mixture, network, rans, schedule, sideinfo
+from ardmzip import codec, mixture, network, order, rans, schedule, sideinfo
 from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError, FormatError, ImageError, ModelError, OptionError
 from ardmzip.model import Model, model_id
@@ -207,6 +209,93 @@ def test_damaged_later_stream(picture, photo, cpu, monkeypatch):
             assert fails(replace(container, segments=tuple(segments)), picture, photo, cpu)
 
 
+def phases(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(*(st.integers(0, min(side, 2) - 1) for side in shape[-2:]))
+
+
+@settings(max_examples=40)
+@given(images(), st.integers(1, 200), st.sampled_from([None, 1, 4, 20]), st.booleans(), st.data())
+def test_levels(check_codec, photo, cpu, planes, cut, steps, learn, data):
+    """Each stream that a level needs is decoded, and no other."""
+    phase = data.draw(phases(planes.shape))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "CUT", cut)
+        coded = codec.encode(planes, photo, cpu, steps, learn=learn, phase=phase)
+        container = unpack(pack(coded))
+        cuts = container.order.cuts
+        assert container.phase == phase
+        assert len(container.segments) == 1 + len(cuts)
+        np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)
+        for position, level in enumerate(cuts):
+            wanted = planes[:, phase[0] :: 2 << level, phase[1] :: 2 << level]
+            junk = tuple(words(9, 9, 9 + position) for _ in cuts[position:])
+            broken = replace(container, segments=container.segments[: position + 1] + junk)
+            fractions = []
+            got = codec.decode(broken, photo, cpu, level=level + 1, progress=fractions.append)
+            np.testing.assert_array_equal(got, wanted)
+            assert fractions == sorted(fractions)
+            assert fractions[-1:] in ([1.0], [])
+            assert fails(broken, planes, photo, cpu)
+            damaged = (*container.segments[:position], words(9), *container.segments[position + 1 :])
+            with suppress(FormatError):  # this level has no checksum here
+                assert (
+                    codec.decode(replace(container, segments=damaged), photo, cpu, level=level + 1).shape == got.shape
+                )
+
+
+@pytest.mark.parametrize(
+    ("shape", "phase"),
+    [
+        ((1, 1, 40), (0, 0)), ((1, 1, 40), (0, 1)), ((3, 40, 1), (0, 0)), ((3, 40, 1), (1, 0)), ((1, 1, 2), (0, 1)),
+        ((3, 2, 2), (0, 0)), ((3, 2, 2), (0, 1)), ((3, 2, 2), (1, 0)), ((3, 2, 2), (1, 1)),
+    ],
+)  # fmt: skip
+def test_levels_of_narrow_images(photo, cpu, monkeypatch, shape, phase):
+    monkeypatch.setattr(order, "CUT", 1)
+    planes = content("noisy gradient", shape, np.random.default_rng(2))
+    container = codec.encode(planes, photo, cpu, phase=phase)
+    np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)
+    assert container.order.cuts
+    for level in container.order.cuts:
+        np.testing.assert_array_equal(
+            codec.decode(container, photo, cpu, level=level + 1),
+            planes[:, phase[0] :: 2 << level, phase[1] :: 2 << level],
+        )
+
+
+def test_levels_end_streams_whatever_codes_them(photo, cpu, monkeypatch):
+    """The same streams by one thread and by two, that is by lanes, and by all back ends."""
+    monkeypatch.setattr(order, "CUT", 100)
+    monkeypatch.setattr(codec, "LANES_FROM", 1)
+    planes = content("noisy gradient", (3, 60, 70), np.random.default_rng(3))
+    expected = pack(codec.encode(planes, photo, cpu, threads=1))
+    assert len(unpack(expected).segments) >= 4
+    for steps in (None, 12):
+        files = {pack(codec.encode(planes, photo, cpu, steps, threads=threads)) for threads in (1, 2, 3)}
+        assert len(files) == 1
+        assert steps or files == {expected}
+    for product in network.PRODUCTS:
+        backend = network.backend("cpu", product)
+        assert pack(codec.encode(planes, photo, backend, threads=2)) == expected
+        for threads in (1, 2):
+            got = codec.decode(unpack(expected), photo, backend, level=1, threads=threads)
+            np.testing.assert_array_equal(got, planes[:, ::2, ::2])
+
+
+def test_lacking_streams_are_told_before_memory_is_taken(photo, cpu):
+    """A header of 2^30 pixels and no streams to go with it."""
+    container = replace(codec.encode(np.zeros((1, 9, 9), np.uint8), photo, cpu), width=2**15, height=2**15)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="a stream is missing"):
+            codec.decode(container, photo, cpu)
+        with pytest.raises(FormatError, match="a stream is missing"):
+            codec.decode(container, photo, cpu, level=8)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def changed(model: Model, name: str, index: int) -> Model:
     """The model with one integer changed by one unit."""
     tensor = model.tensors[name].copy()
@@ -332,6 +421,6 @@ def test_library_errors(picture, encoded, monkeypatch):
         with pytest.raises(FormatError):
             ardmzip.decompress(bytes(file))
         file[position] ^= 16
-    monkeypatch.setattr(codec, "decode", lambda *args: np.zeros_like(picture[:1]))
+    monkeypatch.setattr(codec, "decode", lambda *args, **options: np.zeros_like(picture[:1]))
     with pytest.raises(ArdmError, match="verification failed"):
         ardmzip.compress(pixels)

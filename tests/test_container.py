@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -12,9 +13,13 @@ from ardmzip.container import NO_MODEL, Container, LowBits, is_ardm, pack, pack_
 from ardmzip.errors import FormatError
 from ardmzip.order import LatticeOrder
 from ardmzip.pixelformat import PixelFormat
+from ardmzip.tiling import grid
 
 MAGIC = b"\x9aARD"
 STREAM = b"\x83\x04\x01\x02\x03\x04"
+STORED = b"\x89\x02\x00x"
+#: What a gray tile holds.
+SEALED = b"\x01" + STORED + b"\x00" + bytes(4)
 
 
 def varint(value: int) -> bytes:
@@ -40,8 +45,10 @@ def raw_file(
 def same(a: Container, b: Container) -> bool:
     fields = (
         "width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc", "learning", "batch_ends",
-        "stored", "format", "metadata",
+        "stored", "format", "metadata", "level_crcs", "tile",
     )  # fmt: skip
+    if len(a.tiles) != len(b.tiles) or not all(map(same, a.tiles, b.tiles)):
+        return False
     if (a.low is None) != (b.low is None) or (a.alpha is None) != (b.alpha is None):
         return False
     if a.low is not None:
@@ -125,8 +132,8 @@ def test_random_bytes_with_a_correct_checksum(middle):
     st.integers(0, 15),
     st.lists(
         st.tuples(
-            st.sampled_from([0x05, 0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x89, 0x8A]),
-            st.binary(max_size=6) | st.sampled_from([b"\x01\x00\x00", b"\x05\x81\x01", bytes(4)]),
+            st.sampled_from([0x05, 0x0B, 0x0D, 0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C]),
+            st.binary(max_size=6) | st.sampled_from([b"\x01\x00\x00", b"\x05\x81\x01", bytes(4), b"\x40\x40", SEALED]),
         ),
         max_size=5,
     ),
@@ -250,7 +257,7 @@ def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
         assert same(unpack(raw_file(chunks, flags=8)), expected)
 
 
-@pytest.mark.parametrize("kind", [0x80, 0x84, 0x85, 0x8B, 0xFF])
+@pytest.mark.parametrize("kind", [0x80, 0x84, 0x85, 0x8D, 0xFF])
 def test_unknown_critical_chunks_are_refused(kind):
     with pytest.raises(FormatError, match=f"critical chunk 0x{kind:02x}"):
         unpack(raw_file(STREAM + bytes([kind]) + b"\x00"))
@@ -372,10 +379,14 @@ def stored_body(channels: int = 1, payload: bytes = b"\0abc", **more) -> Contain
     return Container(5, 4, channels, (0, 0), b"MODL", b"", None, (), None, stored=payload, **more)
 
 
+def shifted(c: Container) -> Container:
+    return replace(c, phase=(1, 0))
+
+
 def deep_example() -> Container:
     """16-bit RGB with alpha, all parts of it."""
-    low = LowBits(8, 0, True, stored_body(3))
-    alpha = stored_body(1, b"\0alpha", low=LowBits(3, 2, False, stored_body(1, b"\1low")))
+    low = LowBits(8, 0, True, shifted(stored_body(3)))
+    alpha = shifted(stored_body(1, b"\0alpha", low=LowBits(3, 2, False, shifted(stored_body(1, b"\1low")))))
     picture = replace(example(), model_id=b"MODL", low=low, alpha=alpha, metadata=b"meta")
     return replace(picture, format=PixelFormat("RGB+alpha", 16))
 
@@ -407,8 +418,8 @@ def test_bytes_of_other_formats():
     )
     assert pack(palette_example()) == body + zlib.crc32(body).to_bytes(4, "little")
     data = pack(deep_example())
-    low = "8a 0a 88 00 00 89 04 00616263 00"  # 8 relative bits, no shift; flags, stored, end
-    alpha = "86 16 01 89 06 00616c706861 8a 0a 03 02 01 89 04 016c6f77 00 00"
+    low = "8a 0a 88 00 02 89 04 00616263 00"  # 8 relative bits, no shift; flags (the phase), stored, end
+    alpha = "86 16 03 89 06 00616c706861 8a 0a 03 02 03 89 04 016c6f77 00 00"
     assert bytes.fromhex("88 03 03 10 00 05 04") + b"meta" in data
     assert data[:-8].endswith(bytes.fromhex(low + alpha + "00"))
 
@@ -420,16 +431,18 @@ def test_parts_of_a_body():
     assert not c.alpha.uses_model
     assert c.network_calls == example().network_calls
     body = pack_body(c)
-    assert same(unpack_body(body, 5, 4, 3, True, 16, b"MODL"), replace(c, format=None, metadata=None, pixel_crc=None))
+    again = unpack_body(body, 5, 4, 3, True, 16, b"MODL", (1, 0))
+    assert same(again, replace(c, format=None, metadata=None, pixel_crc=None))
     for wrong in ((5, 4, 1, True, 16), (5, 4, 3, False, 16), (5, 4, 3, True, 8)):
         with pytest.raises(FormatError):
-            unpack_body(body, *wrong, b"MODL")
+            unpack_body(body, *wrong, b"MODL", (1, 0))
+    with pytest.raises(FormatError, match="of another phase than the file"):
+        unpack_body(body, 5, 4, 3, True, 16, b"MODL", (0, 0))
     with pytest.raises(FormatError, match="stray bytes"):
-        unpack_body(body + b"x", 5, 4, 3, True, 16, b"MODL")
+        unpack_body(body + b"x", 5, 4, 3, True, 16, b"MODL", (1, 0))
 
 
 RGBA, RGB16, GRAY16 = b"\x88\x03\x03\x08\x00", b"\x88\x03\x02\x10\x00", b"\x88\x03\x00\x10\x00"
-STORED = b"\x89\x02\x00x"
 BODY = b"\x01" + STORED + b"\x00"
 
 
@@ -450,7 +463,7 @@ def chunk(kind: int, payload: bytes) -> bytes:
         (b"\x81\x01s" + STORED, 0, "together with a stream"),
         (b"\x82\x03\x01\x00\x00" + STORED, 0, "together with a stream"),
         (STORED, 8, "together with a stream"),
-        (STORED, 2, "together with a stream"),
+        (STORED, 2, "names a model, but uses none"),
         (STORED, 0, "names a model, but uses none"),
         (STORED + STORED, 0, "misplaced stored samples chunk: repeated"),
         (STORED + STREAM, 0, "misplaced stream chunk: after the stored samples chunk"),
@@ -462,6 +475,8 @@ def chunk(kind: int, payload: bytes) -> bytes:
         (RGBA + STREAM + chunk(0x86, BODY) + chunk(0x86, BODY), 0, "misplaced alpha chunk: repeated"),
         (RGBA + STREAM + chunk(0x86, BODY[1:]), 0, "reserved"),
         (RGBA + STREAM + chunk(0x86, b"\0" + BODY[1:]), 0, "wrong number of channels"),
+        (RGBA + STREAM + chunk(0x86, BODY), 2, "another phase than the file"),
+        (RGBA + STREAM + chunk(0x86, b"\3" + BODY[1:]), 0, "another phase than the file"),
         (RGBA + STREAM + chunk(0x86, BODY[:-1]), 0, "too early"),
         (RGBA + STREAM + chunk(0x86, BODY + b"x"), 0, "stray bytes"),
         (RGBA + STREAM + chunk(0x86, b""), 0, "too early"),
@@ -506,7 +521,6 @@ def test_malformed_parts_are_refused(chunks, flags, message):
         replace(palette_example(), learning=True),
         replace(palette_example(), side_info=b"s"),
         replace(palette_example(), calls=(0,)),
-        replace(palette_example(), phase=(1, 0)),
         replace(palette_example(), segments=(np.zeros(1, np.uint32),)),
         replace(palette_example(), alpha=stored_body()),
         replace(palette_example(), low=LowBits(0, 0, False, None)),
@@ -514,16 +528,19 @@ def test_malformed_parts_are_refused(chunks, flags, message):
         replace(example(), format=PixelFormat("RGB+alpha")),
         replace(example(), format=PixelFormat("RGB", 16)),
         replace(example(), pixel_crc=None),
-        replace(deep_example(), alpha=stored_body(3)),
+        replace(deep_example(), alpha=shifted(stored_body(3))),
+        replace(deep_example(), alpha=stored_body(low=deep_example().alpha.low)),
+        replace(deep_example(), low=LowBits(8, 0, True, stored_body(3))),
+        replace(deep_example(), alpha=replace(example(), channels=1, calls=None, low=deep_example().alpha.low)),
         replace(deep_example(), alpha=None),
         replace(deep_example(), low=None),
-        replace(deep_example(), low=LowBits(9, 0, False, stored_body(3))),
-        replace(deep_example(), low=LowBits(4, 5, False, stored_body(3))),
-        replace(deep_example(), low=LowBits(7, 0, True, stored_body(3))),
+        replace(deep_example(), low=LowBits(9, 0, False, shifted(stored_body(3)))),
+        replace(deep_example(), low=LowBits(4, 5, False, shifted(stored_body(3)))),
+        replace(deep_example(), low=LowBits(7, 0, True, shifted(stored_body(3)))),
         replace(deep_example(), low=LowBits(8, 0, False, None)),
-        replace(deep_example(), low=LowBits(0, 0, False, stored_body(3))),
-        replace(deep_example(), low=LowBits(8, 0, False, stored_body(1))),
-        replace(deep_example(), low=LowBits(8, 0, False, stored_body(3, alpha=stored_body()))),
+        replace(deep_example(), low=LowBits(0, 0, False, shifted(stored_body(3)))),
+        replace(deep_example(), low=LowBits(8, 0, False, shifted(stored_body(1)))),
+        replace(deep_example(), low=LowBits(8, 0, False, shifted(stored_body(3, alpha=stored_body())))),
     ],
 )
 def test_pack_refuses_parts_that_do_not_fit(container):
@@ -565,3 +582,221 @@ def test_pack_refuses_what_the_format_cannot_hold(changes):
     fields = {**vars(example()), **changes}
     with pytest.raises(ValueError, match=r"."):
         pack(Container(**fields))
+
+
+# Parts that can be read alone: tiles, levels, the checksum of the head
+
+
+def tile(height: int, width: int, crc: int, **more) -> Container:
+    """A stored one."""
+    return Container(width, height, 1, (0, 0), NO_MODEL, b"", None, (), crc, stored=b"\0abc", **more)
+
+
+def tiled_example() -> Container:
+    """100 x 70 pixels in four tiles, of which the model codes one."""
+    coded = Container(36, 64, 1, (0, 0), b"MODL", b"", None, (np.arange(2, dtype=np.uint32),), 2)
+    tiles = tile(64, 64, 1), coded, tile(6, 64, 3), tile(6, 36, 4)
+    return Container(100, 70, 1, (0, 0), b"MODL", b"", None, (), 77, metadata=b"meta", tile=(64, 64), tiles=tiles)
+
+
+def levels_example() -> Container:
+    words = np.arange(3, dtype=np.uint32)
+    return Container(512, 512, 1, (0, 0), b"MODL", b"s", None, (words, words, words), 77, level_crcs=(5, 2**32 - 1))
+
+
+def crc32(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
+def test_bytes_of_tiles():
+    head = bytes.fromhex("9a415244 01 01 64 46") + b"MODL" + b"\x05\x04meta" + bytes.fromhex("8b 02 40 40 0d 04")
+    tiles = bytes.fromhex(
+        "8c 0c 01 89 04 00616263 00 01000000"  # flags, stored, end, checksum
+        "8c 10 01 83 08 00000000 01000000 00 02000000"
+        "8c 0c 01 89 04 00616263 00 03000000"
+        "8c 0c 01 89 04 00616263 00 04000000"
+    )
+    body = head + crc32(head) + tiles + bytes.fromhex("00 4d000000")
+    assert pack(tiled_example()) == body + crc32(body)
+
+
+def test_bytes_of_levels():
+    head = bytes.fromhex("9a415244 01 01 8004 8004") + b"MODL" + bytes.fromhex("0d 04")
+    words = bytes.fromhex("83 0c 00000000 01000000 02000000")
+    body = head + crc32(head) + bytes.fromhex("0b 08 05000000 ffffffff 8101 73") + 3 * words
+    body += bytes.fromhex("00 4d000000")
+    assert pack(levels_example()) == body + crc32(body)
+
+
+@pytest.mark.parametrize("make", [tiled_example, levels_example])
+def test_round_trip_of_parts(make):
+    data = pack(make())
+    for whole in (True, False):
+        c = unpack(data, whole=whole)
+        assert pack(c) == data
+        assert c.uses_model
+        assert c.tiles or same(c, make())
+    assert [part.pixel_crc for part in unpack(data).parts] == ([1, 2, 3, 4] if c.tiles else [77])
+
+
+@st.composite
+def tiled_containers(draw) -> Container:
+    height, width = draw(st.integers(1, 300)), draw(st.integers(1, 300))
+    size = draw(st.sampled_from([64, 128, 320])), draw(st.sampled_from([64, 128, 320]))
+    phase = (0, 0) if height % 64 == 1 or width % 64 == 1 else draw(st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1)]))
+    tiles = []
+    for rectangle in grid(height, width, size):
+        crc = draw(st.integers(0, 2**32 - 1))
+        words = np.array(draw(st.lists(st.integers(0, 2**32 - 1), max_size=3)), np.uint32)
+        c = tile(rectangle.height, rectangle.width, crc)
+        if draw(st.booleans()):
+            c = replace(c, stored=None, segments=(words,), model_id=b"MODL", learning=draw(st.booleans()))
+            if c.order.cuts and draw(st.booleans()):
+                c = replace(c, level_crcs=tuple(draw(st.integers(0, 2**32 - 1)) for _ in c.order.cuts))
+        tiles.append(replace(c, phase=phase))
+    crc = draw(st.integers(0, 2**32 - 1))
+    c = Container(width, height, 1, phase, NO_MODEL, b"", None, (), crc, tile=size, tiles=tuple(tiles))
+    return replace(c, model_id=b"MODL" if c.uses_model else NO_MODEL)
+
+
+@given(tiled_containers())
+def test_round_trip_of_tiles(c):
+    data = pack(c)
+    again = unpack(data)
+    stored_too = tuple(replace(part, model_id=c.model_id) for part in c.tiles)  # read as the file says
+    assert same(again, replace(c, tiles=stored_too))
+    assert pack(again) == pack(unpack(data, whole=False)) == data
+
+
+@pytest.mark.parametrize("make", [tiled_example, levels_example])
+def test_what_is_read_lazily_is_checked_all_the_same(make):
+    """Damage before the tiles and streams is told without their being read; damage in them is left to who reads."""
+    data = pack(make())
+    end = data.index(b"\x0d\x04") + 6
+    for position in range(len(data)):
+        broken = bytearray(data)
+        broken[position] ^= 4
+        with pytest.raises(FormatError):
+            unpack(broken)
+        if position < end:
+            with pytest.raises(FormatError):
+                unpack(broken, whole=False)
+    broken = data[:-1] + bytes([data[-1] ^ 1])  # the file checksum
+    assert pack(unpack(broken, whole=False)) == data
+
+
+def test_without_a_checksum_of_the_head_the_whole_file_is_checked():
+    data = pack(palette_example())
+    assert b"\x0d\x04" not in data
+    for position in range(len(data)):
+        broken = bytearray(data)
+        broken[position] ^= 4
+        with pytest.raises(FormatError):
+            unpack(broken, whole=False)
+
+
+def tiling_chunks(*tiles: bytes, size: bytes = b"\x40\x40") -> bytes:
+    return chunk(0x8B, size) + b"".join(chunk(0x8C, part) for part in tiles)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        (tiling_chunks(SEALED), "names a model, but uses none"),
+        (tiling_chunks(SEALED, SEALED), "2 tiles of 64 x 64 do not make 4 x 3 pixels"),
+        (tiling_chunks(), "0 tiles of 64 x 64 do not make 4 x 3 pixels"),
+        (tiling_chunks(SEALED, size=b"\x40\x41"), "tiles of 65 x 64 pixels: sides must be multiples of 64"),
+        (tiling_chunks(SEALED, size=b"\x40\x40\x40"), "multiples of 64"),
+        (tiling_chunks(SEALED, size=b"\x40"), "too early"),
+        (tiling_chunks(SEALED, size=b"\x00\x40"), "tile height: must not be 0"),
+        (chunk(0x8C, SEALED), "tiles without a tiling chunk"),
+        (tiling_chunks(SEALED) + STREAM, "a stream chunk beside tiles"),
+        (tiling_chunks(SEALED) + STORED, "a stored samples chunk beside tiles"),
+        (tiling_chunks(SEALED) + b"\x0b\x00", "a level checksums chunk beside tiles"),
+        (tiling_chunks(SEALED) + b"\x81\x01s", "a side information chunk beside tiles"),
+        (tiling_chunks(SEALED)[:4] + tiling_chunks(SEALED), "misplaced tiling chunk: repeated"),
+        (chunk(0x8C, SEALED) + tiling_chunks(SEALED), "misplaced tiling chunk: after the tile chunk"),
+        (chunk(0x0D, bytes(4)) + tiling_chunks(SEALED), "head checksum does not match"),
+        (chunk(0x0D, bytes(3)) + tiling_chunks(SEALED), "a head checksum of 3 bytes"),
+        (tiling_chunks(SEALED) + chunk(0x0D, bytes(4)), "misplaced head checksum chunk: after the tile chunk"),
+        (tiling_chunks(b""), "too early"),
+        (tiling_chunks(SEALED[:-1]), "too early"),
+        (tiling_chunks(SEALED + b"x"), "stray bytes after a pixel checksum"),
+        (tiling_chunks(b"\x00" + SEALED[1:]), "wrong number of channels"),
+        (tiling_chunks(b"\x03" + SEALED[1:]), "another phase than the file"),
+        (tiling_chunks(b"\x11" + SEALED[1:]), "reserved"),
+        (tiling_chunks(b"\x09" + SEALED[1:]), "together with a stream"),
+        (tiling_chunks(b"\x01" + bytes(5)), "no stream"),
+        (tiling_chunks(b"\x01" + tiling_chunks(SEALED) + bytes(5)), "critical chunk 0x8b"),
+        (tiling_chunks(b"\x01" + RGBA + SEALED[1:]), "critical chunk 0x88"),
+        (tiling_chunks(b"\x01" + STREAM + chunk(0x86, BODY) + bytes(5)), "alpha in an image without it"),
+        (tiling_chunks(b"\x01" + b"\x0b\x04" + bytes(4) + SEALED[1:]), "4 bytes of level checksums, not 0"),
+        (tiling_chunks(b"\x01" + STORED + b"\x0b\x00" + bytes(5)), "misplaced level checksums chunk"),
+        (b"\x0b\x04" + bytes(4) + STREAM, "4 bytes of level checksums, not 0"),
+        (STREAM + b"\x0b\x00", "misplaced level checksums chunk: after the stream chunk"),
+        (b"\x81\x01s\x0b\x00" + STREAM, "misplaced level checksums chunk: after the side information chunk"),
+    ],
+)
+def test_malformed_tiles_and_levels_are_refused(chunks, message):
+    with pytest.raises(FormatError, match=message) as caught:
+        unpack(raw_file(chunks, flags=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_tile_may_not_say():
+    with pytest.raises(FormatError, match="learning is a matter of each tile"):
+        unpack(raw_file(tiling_chunks(SEALED), flags=9))
+    last_column = raw_file(tiling_chunks(SEALED, SEALED), flags=5, size=varint(65) + varint(3))
+    with pytest.raises(FormatError, match="another phase"):
+        unpack(last_column)
+    shifted_tiles = tiling_chunks(b"\x05" + SEALED[1:], b"\x05" + SEALED[1:])
+    with pytest.raises(FormatError, match="phase 1 needs at least two pixels"):
+        unpack(raw_file(shifted_tiles, flags=5, size=varint(65) + varint(3)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_a_forged_header_takes_neither_time_nor_memory(count):
+    """2^30 pixels that a quarter of a million tiles would have to hold."""
+    side = varint(2**15)
+    data = raw_file(tiling_chunks(*count * [SEALED]), flags=1, size=side + side)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=f"{count} tiles of 64 x 64 do not make 32768 x 32768 pixels"):
+            unpack(data)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        replace(tiled_example(), tiles=tiled_example().tiles[:3]),
+        replace(tiled_example(), tiles=(*tiled_example().tiles[:3], tile(36, 6, 4))),
+        replace(tiled_example(), tiles=(shifted(tile(64, 64, 1)), *tiled_example().tiles[1:])),
+        replace(tiled_example(), tiles=(replace(tile(64, 64, 1), pixel_crc=None), *tiled_example().tiles[1:])),
+        replace(tiled_example(), tiles=(replace(tile(64, 64, 1), metadata=b"m"), *tiled_example().tiles[1:])),
+        replace(tiled_example(), tiles=(tile(64, 64, 1, level_crcs=(1,)), *tiled_example().tiles[1:])),
+        replace(tiled_example(), tile=(64, 63)),
+        replace(tiled_example(), tile=(0, 64)),
+        replace(tiled_example(), tile=None),
+        replace(tiled_example(), tile=None, stored=b"\0abc", model_id=NO_MODEL),
+        replace(tiled_example(), model_id=b"LDOM"),
+        replace(tiled_example(), pixel_crc=None),
+        replace(tiled_example(), pixel_crc=2**32),
+        replace(tiled_example(), learning=True),
+        replace(tiled_example(), side_info=b"s"),
+        replace(tiled_example(), calls=(0,)),
+        replace(tiled_example(), stored=b"\0"),
+        replace(tiled_example(), level_crcs=(1,)),
+        replace(tiled_example(), format=PixelFormat("gray+alpha")),
+        replace(tiled_example(), format=PixelFormat("gray", 16)),
+        replace(levels_example(), level_crcs=(1,)),
+        replace(levels_example(), level_crcs=(1, 2, 3)),
+        replace(levels_example(), level_crcs=(1, 2**32)),
+        replace(levels_example(), level_crcs=(1, -1)),
+    ],
+)
+def test_pack_refuses_parts_that_cannot_be(container):
+    with pytest.raises(ValueError, match=r"."):
+        pack(container)

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ardmzip
-from ardmzip import codec, model, network
+from ardmzip import codec, model, network, order
 from ardmzip.container import pack, unpack
 from ardmzip.predictor import CHUNK, Predictor
 
@@ -133,13 +135,13 @@ def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, l
     """ardmzip does not write these yet, or only for larger images, but the format has them and it reads them."""
     height, width = (16, 17) if learn else (7, 10)  # heads learn from atoms of at least 64 pixels
     planes = picture(3)[:, :height, :width]
-    order = codec.LatticeOrder(height, width, 3, phase)
+    lattice = codec.LatticeOrder(height, width, 3, phase)
     side = np.arange(-90, 109, 9, dtype=np.int8)[:22]
-    coder = codec.EncodingCoder(planes, order)
+    coder = codec.EncodingCoder(planes, lattice)
     calls = (0, 5, 6, 20)
     ends = (1, 2, 5, 9) if learn else None
     with Predictor(photo, cpu, side) as predictor:
-        codec.walk(codec.Plan(order, calls, learn, ends), predictor, coder)
+        codec.walk(codec.Plan(lattice, calls, learn, ends), predictor, coder)
     container = codec.Container(
         width, height, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes),
         learn, ends,
@@ -147,6 +149,48 @@ def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, l
     container = unpack(pack(container))
     np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)
     np.testing.assert_array_equal(plain_decoder.decode(container, tensors), planes)
+
+
+@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("steps", [None, 5])
+def test_streams_and_levels_of_the_format(tensors, photo, cpu, monkeypatch, steps, learn):
+    """Cuts and streams as in large images."""
+    monkeypatch.setattr(order, "CUT", 40)
+    planes = picture(3)[:, :17, :19]
+    container = codec.encode(planes, photo, cpu, steps, learn=learn, phase=(0, 1))
+    assert container.order.cuts == (1, 0)
+    np.testing.assert_array_equal(plain_decoder.decode(container, tensors, least=40), planes)
+    for level in (1, 2):
+        broken = replace(container, segments=container.segments[: 3 - level])
+        found = plain_decoder.decode(broken, tensors, level, least=40)
+        np.testing.assert_array_equal(found, planes[:, :: 2**level, 1 :: 2**level])
+
+
+def test_golden_levels_by_the_format(tensors):
+    """Of the large golden file the plain decoder takes the preview, as it is slow."""
+    path = GOLDEN / "learn-cuts.ardm"
+    container = unpack(path.read_bytes())
+    assert container.order.cuts == (0,)
+    assert len(container.segments) == 2
+    with Image.open(path.with_suffix(".png")) as image:
+        pixels = np.asarray(image)[container.phase[0] :: 2, container.phase[1] :: 2]
+    planes = plain_decoder.decode(container, tensors, level=1)
+    np.testing.assert_array_equal(planes[[1, 0, 2]].transpose(1, 2, 0), pixels)
+    assert container.level_crcs == (zlib.crc32(np.ascontiguousarray(pixels)),)
+    np.testing.assert_array_equal(np.asarray(ardmzip.decompress(path.read_bytes(), level=1)), pixels)
+
+
+def test_golden_tiles():
+    path = GOLDEN / "learn-tiles.ardm"
+    file = path.read_bytes()
+    container = unpack(file)
+    assert container.tile == (64, 64)
+    assert len(container.tiles) == 4
+    with Image.open(path.with_suffix(".png")) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (100, 110, 4)
+    np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, region=(60, 50, 30, 40))), pixels[50:, 60:90])
+    np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, level=2)), pixels[::4, ::4])
 
 
 def test_model_id_of_the_format(tensors):
@@ -163,7 +207,8 @@ def test_golden_files_are_there():
     files = sorted(path.name for path in GOLDEN.glob("*.ardm"))
     assert len(files) >= 5, "tests/golden is empty: run python -m tests.make_golden once, with the final model"
     assert files == sorted(path.with_suffix(".ardm").name for path in GOLDEN.glob("*.png"))
-    containers = [unpack(path.read_bytes()) for path in GOLDEN.glob("*.ardm")]
+    files = [unpack(path.read_bytes()) for path in GOLDEN.glob("*.ardm")]
+    containers = [part for file in files for part in (file.tiles or [file])]
     assert {container.learning for container in containers} == {True, False}
     assert any(container.batch_ends for container in containers)
     assert any(container.batch_ends is None for container in containers if container.learning)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ardmzip import order as order_module
 from ardmzip.order import Atom, LatticeOrder
 
 
@@ -49,6 +50,30 @@ def test_shapes_and_sizes(order):
         assert lattice.shape == order.lattice_shape(atom.level, atom.kind)
         assert lattice.size == size
     assert sizes.sum() + order.channels == order.channels * image.size
+
+
+@given(orders(), st.integers(1, 300))
+def test_cuts(order, least):
+    """Levels that add many pixels begin a stream, and what is coarser can be decoded alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "CUT", least)
+        order = LatticeOrder(order.height, order.width, order.channels, order.phase)
+        added = [sum(a * b for a, b in (order.lattice_shape(level, kind) for kind in range(3)))
+                 for level in range(order.levels)]  # fmt: skip
+        assert order.cuts == tuple(level for level in reversed(range(order.levels)) if added[level] >= least)
+        for level in range(order.levels + 3):
+            ends = {0} | {cut + 1 for cut in order.cuts}
+            assert order.checked_level(level) == max(end for end in ends if end <= level)
+
+
+def test_cuts_of_large_images():
+    """The number of channels does not matter; nor, in tiny images, do levels."""
+    assert LatticeOrder(181, 181, 1).cuts == ()
+    assert LatticeOrder(210, 209, 3).cuts == LatticeOrder(210, 209, 1).cuts == (0,)
+    assert LatticeOrder(1, 2**16, 1).cuts == (0,)
+    assert LatticeOrder(2**15, 2**15, 3).cuts == (7, 6, 5, 4, 3, 2, 1, 0)
+    assert LatticeOrder(1, 1, 3).cuts == ()
+    assert LatticeOrder(1, 1, 3).checked_level(5) == 0
 
 
 @given(orders(), st.integers(0, 2**32 - 1))

@@ -118,6 +118,58 @@ def test_segments(check_codec, data, limit):
                 pop(words[:-1], data.frequencies)
 
 
+@settings(max_examples=60)
+@given(batches(), st.sampled_from([30, 10**6]), st.data())
+def test_cuts(data, limit, draw):
+    """Streams end where they are cut too, and what was cut off can be decoded without the rest."""
+    cuts = draw.draw(st.sets(st.integers(0, len(data.symbols))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "SEGMENT_SYMBOLS", limit)
+        encoder, ends = rans.Encoder(), {}
+        for index, batch in enumerate(zip(*data, strict=True)):
+            if index in cuts:
+                encoder.cut()
+                encoder.cut()  # does nothing
+                ends[index] = len(encoder._segments)
+            encoder.push(*intervals(*batch))
+        words = encoder.finish()
+
+        def popped(decoder: rans.Decoder, count: int) -> None:
+            for index in range(count):
+                if index in cuts:
+                    decoder.cut()
+                np.testing.assert_array_equal(decoder.pop(rows(data.frequencies[index])), data.symbols[index])
+                decoder.end_batch(len(data.symbols[index]))
+
+        decoder = rans.Decoder(words)
+        popped(decoder, len(data.symbols))
+        decoder.finish()
+        for index, end in ends.items():
+            if end:
+                decoder = rans.Decoder((*words[:end], np.array([7, 7, 7], np.uint32)))
+                popped(decoder, index)
+                decoder.cut()
+
+
+def test_a_stream_that_is_cut_must_be_used_up():
+    rng = np.random.default_rng(2)
+    data = Batches([rng.integers(0, 16, 50, np.int32)], [random_frequencies(rng, 50)])
+    decoder = rans.Decoder(push(data))
+    decoder.pop(rows(data.frequencies[0][:40]))
+    decoder.end_batch(40)
+    with pytest.raises(FormatError, match="does not end where the image does"):
+        decoder.cut()
+
+
+def test_words_of_a_mapped_file_are_not_aligned():
+    rng = np.random.default_rng(4)
+    data = Batches([rng.integers(0, 16, 50, np.int32)], [random_frequencies(rng, 50)])
+    (words,) = push(data)
+    moved = np.frombuffer(b"x" + words.astype("<u4").tobytes(), "<u4", offset=1)
+    assert not moved.flags.aligned
+    np.testing.assert_array_equal(pop((moved,), data.frequencies)[0], data.symbols[0])
+
+
 def test_long_batches_are_pushed_in_parts(monkeypatch, check_codec):
     rng = np.random.default_rng(3)
     frequencies = [random_frequencies(rng, 1000), random_frequencies(rng, 10)]
