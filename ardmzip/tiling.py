@@ -55,7 +55,7 @@ def tile_size(height: int, width: int, side: int) -> tuple[int, int]:
     """Height and width of tiles of about ``side`` pixels that are about as large at the edges as elsewhere.
 
     >>> tile_size(3000, 9000, 2048), tile_size(2048, 2100, 2048)
-    ((1536, 2304), (2048, 2112))
+    ((3008, 2304), (2048, 2112))
     """
     return _length(height, side), _length(width, side)
 

@@ -189,7 +189,7 @@ def test_golden_tiles():
     with Image.open(path.with_suffix(".png")) as image:
         pixels = np.asarray(image)
     assert pixels.shape == (100, 110, 4)
-    np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, region=(60, 50, 30, 40))), pixels[50:, 60:90])
+    np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, region=(60, 50, 30, 50))), pixels[50:, 60:90])
     np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, level=2)), pixels[::4, ::4])
 
 

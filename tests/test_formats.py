@@ -188,8 +188,8 @@ def test_lazy_with_metadata_and_options(plugin, tmp_path, monkeypatch):
     assert not unpack((tmp_path / "x.ardm").read_bytes()).learning
 
     calls = []
-    whole = ardmzip.api.restore
-    monkeypatch.setattr(ardmzip.api, "restore", lambda *args, **options: calls.append(1) or whole(*args, **options))
+    whole = ardmzip.api.decompress
+    monkeypatch.setattr(ardmzip.api, "decompress", lambda *args, **options: calls.append(1) or whole(*args, **options))
     with Image.open(tmp_path / "x.ardm") as opened:
         assert (opened.mode, opened.size) == ("RGB", (40, 30))
         assert opened.info["Title"] == "text"
