@@ -53,8 +53,8 @@ def test_every_pixel_of_an_atom_is_drawn():
 
 
 def deep_with_alpha() -> np.ndarray:
-    """16-bit RGB and alpha: the model codes the low bytes of the colours less the high ones; noise is in the low bits of
-    the alpha."""
+    """16-bit RGB and alpha: the model codes the low bytes of the colours less the high ones, and the low bits of the
+    alpha are noise."""
     high, low = (photo_like(60, 70, PixelFormat("RGB+alpha"), noise).astype(np.uint16) for noise in (12, 4))
     high[:, :, 3] = low[:, :, 3]
     low += high

@@ -90,8 +90,8 @@ Suffixes of the images that -r takes:
 )  # fmt: skip
 @click.option(
     "--learn/--no-learn", default=None,
-    help="Let the network learn from the image, or not: faster, a larger file. By default as the model says; all learn "
-    "but those made for speed.",
+    help="Let the network learn from the image, or do not: faster, a larger file. By default the model says which: all "
+    "learn but those made for speed.",
 )  # fmt: skip
 @click.option(
     "--batches", type=click.IntRange(min=1), metavar="N",
