@@ -30,7 +30,7 @@ def compress(
     *,
     model: str | Path = AUTO,
     steps: int | None = None,
-    learn: bool = True,
+    learn: bool | None = None,
     batches: int | None = None,
     device: str = "auto",
     backend: str = "auto",
@@ -48,9 +48,9 @@ def compress(
         model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
             pixels is smallest, or a general coder such as lossless WebP where that is smaller.
         steps: budget of network calls; None takes as many as give the smallest file.
-        learn: let the network's last layer learn from the image while coding it; False is faster. It is not used where
-            it does not pay, which is found out for images of less than 2**18 sub-pixels and with ``steps`` or
-            ``batches``.
+        learn: let the network's last layer learn from the image while coding it; False is faster; None does what the
+            model says (Model.learn_by_default). It is not used where it does not pay, which is found out for images of
+            less than 2**18 sub-pixels and with ``steps`` or ``batches``.
         batches: most batches to plan for learning; None takes many, for the smallest file.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
@@ -60,13 +60,13 @@ def compress(
         strip: leave out the metadata: EXIF data, colour profile, texts and the like.
         verify: decode the result and compare the pixels before returning it.
         progress: called with the fraction done, 0 to 1.
-        gains: a list that takes what learning brings, a ``learning.Gain`` in bits for each batch; measuring it needs
-            more time.
+        gains: a list that takes the code lengths of what the model codes, a ``learning.Gain`` in bits for each batch:
+            where the bits are, and what learning brings. Measuring the latter needs more time.
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
     Raises ImageError for images it cannot store, OptionError unless ``steps`` and ``batches`` are positive and the
-    model can learn in planned batches, ModelError, BackendError, and ArdmError if verification fails.
+    model learns and can do so in planned batches, ModelError, BackendError, and ArdmError if verification fails.
 
     >>> import ardmzip, numpy
     >>> image = numpy.arange(300, dtype=numpy.uint8).reshape(10, 10, 3)
@@ -83,7 +83,7 @@ def compress(
         raise OptionError(f"steps must be at least 1, not {steps}")
     if batches is not None and batches < 1:
         raise OptionError(f"batches must be at least 1, not {batches}")
-    if batches is not None and not learn:
+    if batches is not None and learn is False:
         raise OptionError("batches are for a head that learns, not for learn=False")
     picture = _picture(image)
     described = picture.format

@@ -15,7 +15,7 @@ import numpy as np
 
 from ardmzip import stored
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
-from ardmzip.errors import FormatError
+from ardmzip.errors import FormatError, OptionError
 from ardmzip.image import interleaved, to_planes
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class Encoder:
 
     model: Model | None = None
     steps: int | None = None
-    learn: bool = True
+    learn: bool | None = None
     batches: int | None = None
     device: str = "auto"
     backend: str = "auto"
-    #: Takes what learning brings, if it is to be measured.
+    #: Takes the code lengths of batches, and what learning brings, if they are to be measured.
     gains: list[Gain] | None = None
     #: Of the lattice (order.py), the same for all parts of a file.
     phase: tuple[int, int] = (0, 0)
@@ -162,24 +162,32 @@ class Encoder:
         from ardmzip import codec
 
         loaded, backend = self.network(planes)
-        doubtful = planes.size < TRIAL or self.steps is not None or self.batches is not None
+        learn = self._learns(loaded)
+        doubtful = learn and (planes.size < TRIAL or self.steps is not None or self.batches is not None)
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
-            planes, loaded, backend, self.steps, progress, learn=self.learn, batches=self.batches, gains=found,
+            planes, loaded, backend, self.steps, progress, learn=learn, batches=self.batches, gains=found,
             phase=self.phase, threads=self.threads,
         )  # fmt: skip
         if doubtful and found:
             planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
             if 8 * planned + sum(gain.learned - gain.frozen for gain in found) > 0:
-                coded, found = (
-                    codec.encode(
-                        planes, loaded, backend, self.steps, learn=False, phase=self.phase, threads=self.threads
-                    ),
-                    [],
-                )
+                found = None if self.gains is None else []
+                coded = codec.encode(
+                    planes, loaded, backend, self.steps, learn=False, gains=found, phase=self.phase,
+                    threads=self.threads,
+                )  # fmt: skip
         if self.gains is not None and found:
             self.gains.extend(found)
         return replace(coded, pixel_crc=None)
+
+    def _learns(self, loaded: Model) -> bool:
+        """Whether the heads of a model shall learn: as asked for, or else as the model says."""
+        if self.learn is not None:
+            return self.learn
+        if self.batches is not None and loaded.learns and not loaded.learn_by_default:
+            raise OptionError(f"model {loaded.name} learns only if told to: batches need --learn (learn=True)")
+        return loaded.learn_by_default
 
     def _stored(self, samples: np.ndarray, payload: bytes) -> Container:
         height, width, channels = samples.shape

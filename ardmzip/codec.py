@@ -68,7 +68,8 @@ class Coder(Protocol):
 
 
 class EncodingCoder:
-    """Looks the values up in the image and notes their intervals; and what learning gains, if ``gains`` is a list."""
+    """Looks the values up in the image and notes their intervals; and, if ``gains`` is a list, code lengths and what
+    learning gains."""
 
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
@@ -362,9 +363,9 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
     every atom is a call of its own, which no cut beats, as knowing more never costs bits. chunk: pixels the network
     evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
-    how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes what learning
-    brings, batch by batch; this needs more time. phase: of the lattice; None: the one that suits the image. threads:
-    None: as many as torch is set to.
+    how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes the code lengths
+    and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
+    suits the image. threads: None: as many as torch is set to.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
@@ -378,7 +379,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     # an image whose atoms are all too small to teach is no different, but says what it is
     teaches = order.sizes().max(initial=0) >= learning.MIN_ATOM
     plan = Plan(order, calls, learn and model.learns and teaches)
-    coder = EncodingCoder(planes, order, gains if plan.learning else None)
+    coder = EncodingCoder(planes, order, gains)
     if batches is not None and not (learn and model.learns):
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():

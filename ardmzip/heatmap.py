@@ -1,16 +1,21 @@
-"""Where the bits of a picture went: a map of its code length, and an image of the map."""
+"""Where the bits of a file went: a map of its code length, and an image of the map."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ardmzip import codec
+from ardmzip import codec, raster, tiling
+from ardmzip.body import Progress
 from ardmzip.container import Container
+from ardmzip.errors import OptionError
+from ardmzip.image import to_planes
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.predictor import Distribution, LearnedDistribution, Predictor
+from ardmzip.tiling import Rectangle
 
 if TYPE_CHECKING:
     from ardmzip.model import Model
@@ -62,13 +67,65 @@ class MappingCoder(codec.EncodingCoder):
         self.bits += (lengths.reshape(rows, columns) / np.maximum(area, 1))[np.ix_(down, across)]
 
 
-def code_lengths(c: Container, planes: np.ndarray, model: Model, backend: Backend) -> MappingCoder:
+def bits(c: Container, load: raster.Loader, progress: Progress | None = None) -> np.ndarray:
+    """Map of a file: its bits by pixel, float64 [height, width], of all parts together.
+
+    The file is decoded first. ``load`` gives model and back end. What a general coder has stored counts evenly for the
+    pixels of its body. Raises OptionError for a file without anything that a model has coded, FormatError for damage.
+    """
+    if not c.uses_model:
+        raise OptionError("the file was stored by a general coder and has no map of its bits")
+    model, backend = load()
+    samples = raster.decode(c, lambda: (model, backend), None if progress is None else lambda done: progress(done / 2))
+    found = np.zeros((c.height, c.width))
+    places = [Rectangle(0, 0, c.height, c.width)] if c.tile is None else tiling.grid(c.height, c.width, c.tile)
+    done, total = 0, sum(_weight(part) for part in c.parts)
+
+    def report(share: float) -> None:
+        if progress:
+            progress(0.5 + 0.5 * (done + share * _weight(part)) / total)
+
+    for place, tile in zip(places, c.tiles or (c,), strict=True):
+        for part, own in _parts(tile, samples[place.slices]):
+            if part.stored is not None:
+                found[place.slices] += 8 * len(part.stored) / (part.height * part.width)
+            else:
+                found[place.slices] += code_lengths(part, to_planes(own), model, backend, report).bits
+            done += _weight(part)
+    return found
+
+
+def _weight(part: Container) -> int:
+    """Sub-pixels that the network has to look at."""
+    return part.height * part.width * part.channels if part.stored is None else 0
+
+
+def _parts(c: Container, samples: np.ndarray) -> Iterator[tuple[Container, np.ndarray]]:
+    """A body and those within it, as Container.parts gives them in another order, with the samples that each codes.
+
+    samples: uint8 or uint16 [height, width, channels].
+    """
+    if c.alpha is not None:
+        yield from _parts(c.alpha, samples[:, :, -1:])
+        samples = samples[:, :, :-1]
+    if c.low is not None:  # the inverse of what LowBits says
+        high = (samples >> np.uint16(c.low.count + c.low.shift)).astype(np.uint8)
+        if c.low.body is not None:
+            low = (samples >> np.uint16(c.low.shift) & np.uint16((1 << c.low.count) - 1)).astype(np.uint8)
+            yield from _parts(c.low.body, low - high if c.low.relative else low)
+        samples = high
+    yield c, samples
+
+
+def code_lengths(
+    c: Container, planes: np.ndarray, model: Model, backend: Backend, progress: Progress | None = None
+) -> MappingCoder:
     """Map of a model's picture: its container, its planes uint8 [channels, height, width], and what decodes it."""
     side = np.frombuffer(c.side_info, np.int8) if c.side_info else None
     coder = MappingCoder(planes, c.order)
     plan = codec.Plan(c.order, c.call_starts, c.learning, c.batch_ends)
     with Predictor(model, backend, side) as predictor:
-        codec.walk(plan, predictor, coder)
+        codec.walk(plan, predictor, coder, progress)
     return coder
 
 

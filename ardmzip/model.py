@@ -72,6 +72,11 @@ class Model:
         """Whether the model tells how its heads learn."""
         return "learning.0.basis" in self.tensors
 
+    @property
+    def learn_by_default(self) -> bool:
+        """Whether its heads learn unless the user says otherwise: those of a fast model do not."""
+        return self.learns and self.card.get("recipe", {}).get("learn", True) is not False
+
     def untaught(self, expert: int) -> Start:
         """What the learning head of an expert begins with; kept for the next image."""
         from ardmzip import learning
@@ -274,6 +279,8 @@ def _load(path: Path) -> Model:
         check(tensors)
         check_statistics(loss, side_mean, side_std)
         card = json.loads(metadata["card"])
+        if not isinstance(card, dict) or not isinstance(card.get("recipe", {}), dict):
+            raise ModelError("its card is not valid")
         gain = everything.get("learning.gain", np.zeros(2, np.float32))
         if gain.ndim != 1 or len(gain) < 2 or not np.isfinite(gain).all():
             raise ModelError("its learning curve is not valid")

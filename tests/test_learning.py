@@ -680,6 +680,11 @@ def test_gains(photo, cpu):
     assert len(first) == 9
     assert all(gain.frozen == gain.learned for gain in first)
     assert bits[0] < 0.98 * bits[1]
+    alone: list = []  # with frozen heads there are code lengths, too
+    codec.encode(planes, photo, cpu, learn=False, gains=alone)
+    assert all(gain.seen == 0 and gain.frozen == gain.learned for gain in alone)
+    assert sum(gain.pixels for gain in alone) == planes.size - 3
+    assert sum(gain.learned for gain in alone) == pytest.approx(bits[1])
 
 
 @given(st.integers(1, 1200), st.lists(st.floats(-0.1, 1.0), min_size=2, max_size=14), st.integers(1, 10))

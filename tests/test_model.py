@@ -108,6 +108,22 @@ def test_invalid_learning_curve(tmp_path):
             model.load(path)
 
 
+def test_what_a_card_says_of_learning(tmp_path):
+    path = tmp_path / "x.safetensors"
+
+    def loaded(tensors, card) -> model.Model:
+        model.save(path, "x", tensors, LOSS, np.zeros(22), np.ones(22), card)
+        return model.load(path)
+
+    for recipe, learn in (({}, True), ({"learn": True}, True), ({"learn": False}, False)):
+        assert loaded(LEARNING, {"recipe": recipe}).learn_by_default is learn
+        assert not loaded(SMALL, {"recipe": recipe}).learn_by_default
+    assert loaded(LEARNING, CARD).learn_by_default
+    for card in ([], {"recipe": "fast"}):
+        with pytest.raises(ModelError, match="its card is not valid"):
+            loaded(LEARNING, card)
+
+
 def test_inputs_of_learning_heads():
     """docs/FORMAT.md: hidden layer, taps of three planes, six scalars, the constant."""
     for e in range(features.EXPERTS):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -42,7 +43,7 @@ class Settings:
 
     model: str
     steps: int | None
-    learn: bool
+    learn: bool | None
     batches: int | None
     tile: int | str | None
     device: str
@@ -87,10 +88,15 @@ Suffixes of the images that -r takes:
     "--steps", type=click.IntRange(min=1), metavar="S",
     help="At most S network calls; by default as many as give the smallest file.",
 )  # fmt: skip
-@click.option("--no-learn", is_flag=True, help="Do not let the network learn from the image: faster, a larger file.")
+@click.option(
+    "--learn/--no-learn", default=None,
+    help="Let the network learn from the image, or do not: faster, a larger file. By default the model says which: all "
+    "learn but those made for speed.",
+)  # fmt: skip
 @click.option(
     "--batches", type=click.IntRange(min=1), metavar="N",
-    help="Plan at most N batches for each head to learn in; by default many, for the smallest file.",
+    help="Plan at most N batches for each head to learn in; by default many, for the smallest file. A model that does "
+    "not learn by default needs --learn too.",
 )  # fmt: skip
 @click.option(
     "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
@@ -102,12 +108,12 @@ Suffixes of the images that -r takes:
 @common.jobs_option
 @common.continue_option
 @common.max_pixels_option
-@common.message_options("; and what learning gained (measuring it takes time)")
+@common.message_options("; the bits by level; and what learning gained (measuring it takes time)")
 @click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
 @click.option("--force-jpeg", is_flag=True, help="Compress JPEG files too, though the result is larger than the JPEG.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
-    files: tuple[str, ...], out: str | None, model: str, steps: int | None, no_learn: bool, batches: int | None,
+    files: tuple[str, ...], out: str | None, model: str, steps: int | None, learn: bool | None, batches: int | None,
     tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool,
     as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool, workers: int,
     continue_on_error: bool, max_pixels: int,
@@ -123,7 +129,7 @@ def compress(
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
-    if no_learn and batches is not None:
+    if learn is False and batches is not None:
         raise click.UsageError("--batches is for learning: leave out --no-learn")
     suffixes = SOURCE_SUFFIXES if recursive else None
     jobs = plan(files, out, compressed_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
@@ -131,7 +137,7 @@ def compress(
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, not no_learn, batches, None if tile == "none" else tile, device, backend, force, remove,
+        model, steps, learn, batches, None if tile == "none" else tile, device, backend, force, remove,
         not no_verify, strip, force_jpeg, max_pixels, messages,
     )  # fmt: skip
     return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
@@ -150,7 +156,7 @@ def _compress(job: Job, s: Settings) -> common.Report:
 
     source = job.read()
     picture = reading.read(source, s.force_jpeg, s.max_pixels)
-    gains: list[Gain] | None = [] if s.learn and s.messages.detailed else None
+    gains: list[Gain] | None = [] if s.messages.detailed else None
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
         data = api.compress(
@@ -163,7 +169,7 @@ def _compress(job: Job, s: Settings) -> common.Report:
         job.remove_source()
 
     encoding = bar.half if s.verify and bar.half is not None else coding
-    measured = " with measuring" if gains else ""
+    measured = " with measuring" if any(gain.seen for gain in gains or ()) else ""
     verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
     times = f"encode {encoding:.2f} s{measured}, {verified}"
     report = _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
@@ -179,17 +185,64 @@ def _tell(
     from ardmzip.container import unpack
 
     container = unpack(data)
-    name = common.model_name(container.model_id)
-    if container.uses_model and s.model != api.AUTO:
-        name = model.load(s.model).name
+    name, wanted = common.model_name(container.model_id), s.learn
+    if container.uses_model:
+        used = model.find(container.model_id) if s.model == api.AUTO else model.load(s.model)
+        name = name if s.model == api.AUTO else used.name
+        wanted = used.learn_by_default if s.learn is None else s.learn
     report = common.Report(
         input=job.label if job.source else STREAM, output=job.output if job.target else STREAM, input_bytes=read,
         output_bytes=len(data), model=name, seconds=round(seconds, 3), **common.content(container, len(data)),
     )  # fmt: skip
-    useless = " (learning is of no use here)" if s.learn and not report.learning else ""
+    useless = " (learning is of no use here)" if wanted and not report.learning else ""
     details = f"{common.details(container, report, s.device, s.backend, useless)}, {times}"
-    s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *_learned(gains or []))
+    measured = [*_levels(gains or []), *(_learned(gains or []) if report.learning else [])]
+    s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *measured)
     return report
+
+
+class _Bits(NamedTuple):
+    """Code lengths in bits, by the frozen head and as coded, of so many sub-pixels."""
+
+    pixels: int
+    frozen: float
+    coded: float
+
+
+def _by_level(gains: Iterable[Gain]) -> dict[str, _Bits]:
+    """What the model codes at every level with enough sub-pixels, finest first, and at the others together."""
+    sums: defaultdict[int, list[Gain]] = defaultdict(list)
+    for gain in gains:
+        sums[gain.level].append(gain)
+    parts: defaultdict[str, list[Gain]] = defaultdict(list)
+    for level in sorted(sums):
+        large = sum(gain.pixels for gain in sums[level]) >= _MIN_PIXELS
+        parts[f"level {level}" if large else "coarser"] += sums[level]
+    return {name: _sum(part) for name, part in parts.items()}
+
+
+def _sum(gains: Iterable[Gain]) -> _Bits:
+    pixels, frozen, coded = zip(*((gain.pixels, gain.frozen, gain.learned) for gain in gains), strict=True)
+    return _Bits(sum(pixels), sum(frozen), sum(coded))
+
+
+def _levels(gains: Iterable[Gain]) -> list[str]:
+    """The line that tells which share of the bits every level takes, and how many a sub-pixel.
+
+    >>> from ardmzip.learning import Gain
+    >>> _levels([Gain(0, 0, 3000, 6100.0, 6000.0), Gain(1, 0, 1000, 3000.0, 3000.0), Gain(2, 0, 300, 1000.0, 1000.0)])
+    ['bits by level: level 0: 60.0 %, 2.000 a sub-pixel; level 1: 30.0 %, 3.000; coarser: 10.0 %, 3.333']
+    >>> _levels([])
+    []
+    """
+    parts = _by_level(gains)
+    total = sum(part.coded for part in parts.values())
+    if total == 0:
+        return []
+    texts = [
+        f"{name}: {100 * part.coded / total:.1f} %, {part.coded / part.pixels:.3f}" for name, part in parts.items()
+    ]
+    return ["bits by level: " + "; ".join([f"{texts[0]} a sub-pixel", *texts[1:]])]
 
 
 def _learned(gains: Iterable[Gain]) -> list[str]:
@@ -201,20 +254,11 @@ def _learned(gains: Iterable[Gain]) -> list[str]:
     >>> _learned([])
     []
     """
-    sums: dict[int, tuple[int, float, float]] = {}
-    for gain in gains:
-        pixels, frozen, learned = sums.get(gain.level, (0, 0.0, 0.0))
-        sums[gain.level] = pixels + gain.pixels, frozen + gain.frozen, learned + gain.learned
-    parts: dict[str, tuple[float, float]] = {}
-    for level in sorted(sums):
-        pixels, frozen, learned = sums[level]
-        name = f"level {level}" if pixels >= _MIN_PIXELS else "coarser"
-        before = parts.get(name, (0.0, 0.0))
-        parts[name] = before[0] + frozen, before[1] + learned
-    frozen, learned = (sum(part[i] for part in parts.values()) for i in range(2))
+    parts = _by_level(gains)
+    frozen, learned = (sum(part[i] for part in parts.values()) for i in (1, 2))
     if frozen == 0:
         return []
-    levels = ", ".join(f"{name}: {_change(*part)}" for name, part in parts.items())
+    levels = ", ".join(f"{name}: {_change(part.frozen, part.coded)}" for name, part in parts.items())
     return [f"learning: {_change(frozen, learned)}" + (f" ({levels})" if len(parts) > 1 else "")]
 
 

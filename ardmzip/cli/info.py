@@ -1,15 +1,19 @@
-"""``ardmzip info``: what the container says; imports neither torch nor numba."""
+"""``ardmzip info``: what the container says; imports neither torch nor numba, unless a map is wanted."""
 
 from __future__ import annotations
 
+import io
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, input_jobs, run_jobs
+from ardmzip.cli._progress import Bar
 from ardmzip.container import MAX_PIXELS
+from ardmzip.files import check_target, write_atomic
 
 if TYPE_CHECKING:
     from ardmzip.container import Container
@@ -19,28 +23,64 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   ardmzip info img.ardm
-  ardmzip info --json archive/*.ardm | jq .bits_per_subpixel"""
+  ardmzip info --json archive/*.ardm | jq .bits_per_subpixel
+  ardmzip info --heatmap map.png img.ardm        draws where the bits went"""
 )
 @common.files_argument
 @common.continue_option
 @common.max_pixels_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
-def info(files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool) -> int:
+@click.option(
+    "--heatmap", metavar="OUT.png", type=common.path_type,
+    help="Also decode the FILE, and draw how many bits each of its pixels takes: none is black, over red and yellow, "
+    "most is white.",
+)  # fmt: skip
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing OUT.png.")
+def info(
+    files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool, heatmap: str | None, force: bool
+) -> int:
     """Print what .ardm files hold, without decoding them.
 
     FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
     that). Header bytes are all that are neither metadata, side information, stream nor stored samples.
     """
+    target = None if heatmap is None else Path(heatmap)
+    if target is not None and len(files) > 1:
+        raise click.UsageError("--heatmap draws one FILE")
+    if target is not None and target.suffix.lower() != ".png":
+        raise click.UsageError(f"{common.plain(heatmap)}: a map is a .png file")
+    if target is None and force:
+        raise click.UsageError("-f is for --heatmap: nothing else is written")
     batch = common.Batch(continue_on_error=continue_on_error, quiet=True)
-    return run_jobs(input_jobs(files), partial(_info, as_json=as_json, max_pixels=max_pixels), batch)
+    work = partial(_info, as_json=as_json, max_pixels=max_pixels, heatmap=target, force=force)
+    return run_jobs(input_jobs(files), work, batch)
 
 
-def _info(job: Job, as_json: bool, max_pixels: int) -> None:
-    values = describe_file(job.label if job.source else STREAM, job.read(), max_pixels)
+def _info(job: Job, as_json: bool, max_pixels: int, heatmap: Path | None, force: bool) -> None:
+    if heatmap is not None:
+        check_target(heatmap, force)
+    data = job.read()
+    values = describe_file(job.label if job.source else STREAM, data, max_pixels)
+    if heatmap is not None:
+        _draw(job.label, data, max_pixels, heatmap, force)
     if as_json:
         common.print_json(values)
     else:
         common.print_out("\n".join(_lines(values)))
+
+
+def _draw(label: str, data: bytes, max_pixels: int, target: Path, force: bool) -> None:
+    from ardmzip import heatmap, model, network
+    from ardmzip.container import unpack
+
+    c = unpack(data, max_pixels)
+    with Bar(label, quiet=False) as bar:
+        bits = heatmap.bits(c, lambda: (model.find(c.model_id), network.backend()), bar)
+    image, most = heatmap.draw(bits)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    write_atomic(target, png.getvalue(), force)
+    click.echo(common.plain(f"{label} -> {target}  black: no bits, white: {most:.2f} bits a pixel or more"), err=True)
 
 
 def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:

@@ -24,6 +24,11 @@ from ardmzip.schedule import best_batches, learning_grid
 ROOT = Path(ardmzip.__file__).parent.parent
 WIDTH, HEIGHT = 64, 48
 ATOM = WIDTH * HEIGHT // 4  # pixels of a head at level 0
+#: The line of -v that tells share and size of every level.
+LEVELS = r"  bits by level: " + "; ".join(
+    rf"{name}: (\d+\.\d) %, (\d+\.\d\d\d){unit}"
+    for name, unit in (("level 0", " a sub-pixel"), ("level 1", ""), ("coarser", ""))
+)
 CURVE = (0.02 * np.log1p(learning_grid(24) / 500)).astype(np.float32)
 
 
@@ -46,7 +51,8 @@ def schedule(*args: str | Path, cwd: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """img.png; it compressed as yes.ardm, no.ardm and three.ardm; models curve, flat and frozen. Not to be changed."""
+    """img.png; it compressed as yes.ardm, no.ardm and three.ardm; models curve, flat, frozen and quick, whose card says
+    that its heads do not learn. Not to be changed."""
     folder = tmp_path_factory.mktemp("learning")
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -59,6 +65,8 @@ def folder(tmp_path_factory) -> Path:
     ):  # fmt: skip
         path = folder / f"{name}.safetensors"
         model.save(path, name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve)
+    card = m.card | {"recipe": m.card["recipe"] | {"learn": False}}
+    model.save(folder / "quick.safetensors", "quick", m.tensors, m.loss, m.side_mean, m.side_std, card, CURVE)
     run("compress", "img.png", "-o", "yes.ardm", "-m", "photo", cwd=folder)
     run("compress", "img.png", "-o", "no.ardm", "--no-learn", "-m", "photo", cwd=folder)
     run("compress", "img.png", "-o", "three.ardm", "--batches", "3", "-m", "curve.safetensors", cwd=folder)
@@ -77,6 +85,22 @@ def test_compress_learns_unless_told_not_to(folder):
         for name in ("yes", "no", "three"):
             file = run("decompress", f"{name}.ardm", "-c", cwd=folder).stdout
             assert Image.open(io.BytesIO(file)).tobytes() == image.tobytes()
+
+
+def test_the_model_says_whether_it_learns(folder, tmp_path):
+    """The models share their integers, so that the files are the same."""
+    args = ("compress", folder / "img.png", "-m", "quick.safetensors", "-o")
+    done = run(*args, tmp_path / "default.ardm", "-v", cwd=folder)
+    assert (tmp_path / "default.ardm").read_bytes() == (folder / "no.ardm").read_bytes()
+    assert "frozen head, " in done.stderr[1]  # without a remark that learning was of no use
+    run(*args, tmp_path / "learned.ardm", "--learn", cwd=folder)
+    assert (tmp_path / "learned.ardm").read_bytes() == (folder / "yes.ardm").read_bytes()
+    run(*args, tmp_path / "planned.ardm", "--learn", "--batches", "3", cwd=folder)
+    assert (tmp_path / "planned.ardm").read_bytes() == (folder / "three.ardm").read_bytes()
+    done = run(*args, tmp_path / "none.ardm", "--batches", "3", cwd=folder, code=1)
+    (line,) = done.stderr
+    assert line.endswith("model quick learns only if told to: batches need --learn (learn=True)")
+    assert not (tmp_path / "none.ardm").exists()
 
 
 def test_info_tells_whether_the_head_learned(folder):
@@ -99,7 +123,8 @@ def test_json_says_whether_the_head_learned(folder, tmp_path):
     assert json.loads(done.stdout)["learning"] is False
     assert "frozen head" in done.stderr[1]
     assert "with measuring" not in done.stderr[1]
-    assert len(done.stderr) == 2  # no gain where nothing was learned
+    assert len(done.stderr) == 3  # no gain where nothing was learned
+    assert re.fullmatch(LEVELS, done.stderr[2]), done.stderr[2]
     done = run("test", folder / "no.ardm", "--json", "-v", cwd=folder)
     assert json.loads(done.stdout)["learning"] is False
     assert "frozen head" in done.stderr[1]
@@ -113,8 +138,16 @@ def test_verbose_tells_the_gain_of_every_level(folder, tmp_path):
     change = r"(\d+\.\d\d) %( smaller| larger)?"
     # level 1 has 9 * 192 sub-pixels, level 2 too few to be named
     pattern = rf"  learning: {change} \(level 0: {change}, level 1: {change}, coarser: {change}\)"
-    match = re.fullmatch(pattern, done.stderr[2])
-    assert match, done.stderr[2]
+    levels = re.fullmatch(LEVELS, done.stderr[2])
+    assert levels, done.stderr[2]
+    assert sum(float(levels[i]) for i in (1, 3, 5)) == pytest.approx(100, abs=0.2)
+    # sub-pixels of the levels times their bits are the file but for its header
+    level_0, level_1 = 9 * ATOM, 9 * ATOM // 4
+    sizes = level_0, level_1, 3 * WIDTH * HEIGHT - level_0 - level_1
+    bits = sum(size * float(levels[i]) for size, i in zip(sizes, (2, 4, 6), strict=True))
+    assert bits == pytest.approx(8 * (folder / "yes.ardm").stat().st_size, rel=0.02)
+    match = re.fullmatch(pattern, done.stderr[3])
+    assert match, done.stderr[3]
     assert (tmp_path / "a.ardm").read_bytes() == (folder / "yes.ardm").read_bytes()
     sizes = [(folder / f"{name}.ardm").stat().st_size for name in ("yes", "no")]
     signed = float(match[1]) * (1 if match[2] == " larger" else -1)
@@ -150,6 +183,7 @@ def test_learning_is_left_out_where_it_does_not_pay(tmp_path, photo):
     assert (tmp_path / "img.ardm").read_bytes() == (tmp_path / "plain.ardm").read_bytes()
     assert "frozen head" in "".join(done.stderr)
     assert "learning:" not in "".join(done.stderr)
+    assert "bits by level: " in done.stderr[2]
 
 
 def test_one_pixel_learns_nothing(tmp_path):
