@@ -148,7 +148,7 @@ def decompress(
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
     FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
     BackendError, OptionError for a region outside the image. Wrong pixels are never returned: they are compared with
-    the file's checksums. For a level or a region, damage to the palette and the metadata may go unnoticed.
+    the file's checksums.
     """
     from ardmzip import formats
 
@@ -204,10 +204,6 @@ def _unpacked(data: bytes | memoryview, level: int, region: Region | None, max_p
     if level and region is not None:
         raise OptionError("a level or a region, not both")
     container = unpack(data, max_pixels, whole=level == 0 and region is None)
-    if region is not None or level:
-        in_parts = container.tile is not None or (level and container.level_crcs and container.stored is None)
-        if not in_parts:  # it has to be read as a whole, so that its checksum costs nothing
-            container = unpack(data, max_pixels)
     if region is not None:
         x, y, width, height = region
         if min(x, y) < 0 or min(width, height) < 1 or x + width > container.width or y + height > container.height:
