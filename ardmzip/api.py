@@ -148,7 +148,7 @@ def decompress(
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
     FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
     BackendError, OptionError for a region outside the image. Wrong pixels are never returned: they are compared with
-    the file's checksums. For a level or a region, damage to the palette and the metadata may go unnoticed.
+    the file's checksums.
     """
     from ardmzip import formats
 
