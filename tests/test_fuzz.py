@@ -43,6 +43,8 @@ def test_parts_of_seeds_join_to_the_seeds(known):
     for one in known:
         parts = fuzz.take_apart(one.data)
         assert parts.join() == one.data
+        parts.seal()
+        assert parts.join() == one.data
         assert (parts.height, parts.width) == one.samples.shape[:2]
         kinds |= {kind for body in parts.bodies() for kind, _ in body.chunks}
     assert kinds == set(fuzz.KINDS) - {0x84}  # which is left for later

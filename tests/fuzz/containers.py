@@ -36,6 +36,7 @@ MEMORY = 1 << 30  # bytes beside what the program itself takes
 DEEP = 0.2
 PARTLY = 0.15  # of the mutants come from seeds of tiles and levels, and are decoded in part
 LARGE = 0.1  # of the deep mutants come from large seeds, which take long to decode
+SEALED = 0.9  # of the files with a changed field have a good checksum of the head
 SMALL_PIXELS = 32 * 32
 EXACT, RESHAPED, FORMAT, MODEL, OPTION = GOOD = "exact", "reshaped", "FormatError", "ModelError", "OptionError"
 
@@ -205,7 +206,7 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 # Parts of a file (docs/FORMAT.md, "File")
 
 
-TILE, ALPHA, LOW_BITS, STREAM = 0x8C, 0x86, 0x8A, 0x83
+TILE, ALPHA, LOW_BITS, STREAM, HEAD = 0x8C, 0x86, 0x8A, 0x83, 0x0D
 
 
 @dataclass
@@ -223,11 +224,8 @@ class Body:
         return self.head + bytes([self.flags]) + self._rest()
 
     def _rest(self) -> bytes:
-        out = b""
-        for kind, payload in self.chunks:
-            payload = payload if isinstance(payload, bytes) else payload.join()
-            out += bytes([kind]) + varint(len(payload)) + payload
-        return out + b"\0" + (b"" if self.pixel_crc is None else self.pixel_crc.to_bytes(4, "little"))
+        crc = b"" if self.pixel_crc is None else self.pixel_crc.to_bytes(4, "little")
+        return joined(self.chunks) + b"\0" + crc
 
     def bodies(self) -> list[Body]:
         """This one and those within it."""
@@ -243,8 +241,25 @@ class Parts(Body):
     model: bytes = b""
 
     def join(self) -> bytes:
-        head = b"\x9aARD\x01" + bytes([self.flags]) + varint(self.width) + varint(self.height) + self.model
-        return checked(head + self._rest())
+        return checked(self._start() + self._rest())
+
+    def seal(self) -> None:
+        """Correct the checksum of the head, so that what lies behind it is tried."""
+        for index, (kind, _) in enumerate(self.chunks):
+            if kind == HEAD:
+                before = self._start() + joined(self.chunks[:index]) + bytes([HEAD, 4])
+                self.chunks[index] = HEAD, zlib.crc32(before).to_bytes(4, "little")
+
+    def _start(self) -> bytes:
+        return b"\x9aARD\x01" + bytes([self.flags]) + varint(self.width) + varint(self.height) + self.model
+
+
+def joined(chunks: Sequence[tuple[int, bytes | Body]]) -> bytes:
+    out = b""
+    for kind, inner in chunks:
+        payload = inner if isinstance(inner, bytes) else inner.join()
+        out += bytes([kind]) + varint(len(payload)) + payload
+    return out
 
 
 def varint(value: int) -> bytes:
@@ -361,7 +376,7 @@ def change_words(p: Parts, rng: random.Random) -> None:
     chunks[index] = kind, np.array(words, "<u4").tobytes()
 
 
-KINDS = (0x81, 0x82, 0x83, 0x84, 0x87, 0x05, 0x86, 0x88, 0x89, 0x8A, 0x0B, 0x8B, 0x8C)
+KINDS = (0x81, 0x82, 0x83, 0x84, 0x87, 0x05, 0x86, 0x88, 0x89, 0x8A, 0x0B, 0x0D, 0x8B, 0x8C)
 
 
 def change_chunks(p: Parts, rng: random.Random) -> None:
@@ -433,6 +448,8 @@ def mutant(known: Sequence[Seed], seed: int, number: int) -> Mutant:
                 for _ in range(rng.choice((1, 1, 1, 2))):
                     if parts.chunks:
                         globals()[how](parts, rng)
+            if rng.random() < SEALED:
+                parts.seal()
             data = parts.join()
         if all(data != one.data for one in known):
             part = some_part(first, rng) if partly else WHOLE
