@@ -36,6 +36,7 @@ LABELS = {
     "ardmzip": "ardmzip",
     "ardmzip-frozen": "ardmzip --no-learn",
     "ardmzip-fast": "ardmzip -m fast",
+    "ardmzip-fast-learn": "ardmzip -m fast --learn",
     "png": "PNG, optimised",
     "webp": "WebP lossless",
     "jpeg-ls": "JPEG-LS",
@@ -44,10 +45,14 @@ LABELS = {
 }
 
 
+#: Whether ardmzip's heads learn; None is what the model says.
+_LEARNS = {"ardmzip": None, "ardmzip-frozen": False, "ardmzip-fast": None, "ardmzip-fast-learn": True}
+
+
 def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None = None, device: str = "cpu") -> Codec:
     """The codec called ``name`` (a key of LABELS) on ``threads`` threads. The keywords matter to ardmzip only."""
-    if name in ("ardmzip", "ardmzip-frozen", "ardmzip-fast"):
-        return _ardmzip(name, "fast" if name == "ardmzip-fast" else model, steps, device)
+    if name in _LEARNS:
+        return _ardmzip(name, "fast" if name.startswith("ardmzip-fast") else model, steps, device)
     if name == "png":
         return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_pillow)
     if name == "webp":
@@ -133,7 +138,7 @@ def _ardmzip(name: str, model: str, steps: int | None, device: str) -> Codec:
         name,
         LABELS[name],
         f"ardmzip {ardmzip.__version__}, model {' or '.join(f'{m.name} ({m.id.hex()})' for m in models)}",
-        partial(compress, model=model, steps=steps, learn=name != "ardmzip-frozen", device=device, verify=False),
+        partial(compress, model=model, steps=steps, learn=_LEARNS[name], device=device, verify=False),
         lambda data: np.asarray(decompress(data, model=None if model == AUTO else model, device=device)),
     )
 
