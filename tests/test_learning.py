@@ -735,11 +735,13 @@ def test_no_learning_where_it_does_not_pay(photo, cpu):
     compress = partial(ardmzip.compress, model="photo")  # not a general coder
     gains: list[learning.Gain] = []
     assert compress(ramp) == compress(ramp, gains=gains) == frozen
-    assert not gains
+    assert gains
+    assert all(gain.learned == gain.frozen for gain in gains)
     earlier = learning.Gain(0, 0, 1, 1e9, 0.0)  # of another image: it has no say
-    gains.append(earlier)
+    gains[:] = [earlier]
     assert compress(ramp, gains=gains) == frozen
-    assert gains == [earlier]
+    assert gains[0] == earlier
+    assert all(gain.learned == gain.frozen for gain in gains[1:])
     pixels = picture(1, 64, 64)[0]
     assert compress(pixels) == compress(pixels, gains=gains) != compress(pixels, learn=False)
     assert gains
