@@ -7,9 +7,9 @@ from typing import NamedTuple
 #: Sides of tiles are multiples of this, so that previews of up to so many halvings fit together.
 LEVELS = 6
 UNIT = 1 << LEVELS
-#: Images of fewer pixels are coded in one piece, which saves some 0.3 %, as heads that learn begin anew in each tile.
+#: Images of fewer pixels are coded in one piece, which saves a little, as heads that learn begin anew in each tile.
 WHOLE = 1 << 24
-#: About the side of a tile: larger ones save little and take more memory (docs/LEARNING.md).
+#: About the side of a tile: larger ones take more memory; python -m bench.tiles tells what tiles cost.
 SIDE = 2048
 
 
