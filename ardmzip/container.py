@@ -31,8 +31,11 @@ MAX_SIDE_INFO = 255
 #: Batches of learning heads that a file may list.
 MAX_BATCHES = 1 << 16
 
-_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
-_KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
+#: Of the short form, in which a header and a stream are all: a file of so few pixels is decoded before damage shows.
+MAX_SHORT_PIXELS = 1 << 14
+
+_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SHORT = 1, 2, 4, 8, 16
+_BODY_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
 _END, _FORMAT, _METADATA, _SIDE_INFO, _SCHEDULE, _BATCHES, _STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
@@ -164,17 +167,24 @@ def is_ardm(prefix: bytes | memoryview) -> bool:
 
 
 def pack(c: Container) -> bytes:
-    """The file of a container. A schedule that makes every atom its own call is left out, as the format allows.
+    """The file of a container, in the short form if that can hold it. A schedule that makes every atom its own call is
+    left out, as the format allows.
 
-    >>> words = np.arange(40, dtype=np.uint32)
+    >>> words = np.full(40, 2**31, dtype=np.uint32)
     >>> file = pack(Container(32, 32, 3, (0, 0), b"\\1\\2\\3\\4", b"", None, (words,), pixel_crc=0))
     >>> len(file) - words.nbytes
-    24
+    16
     >>> unpack(file).segments[0].tolist() == words.tolist()
     True
     """
     _check_file(c)
-    parts = [MAGIC, bytes([VERSION, _flags(c)]), varint(c.width), varint(c.height), c.model_id]
+    short = _is_short(c)
+    flags = _flags(c) | (_FLAG_SHORT if short else 0)
+    parts = [MAGIC, bytes([VERSION, flags]), varint(c.width), varint(c.height), c.model_id]
+    if short:
+        assert c.pixel_crc is not None
+        body = b"".join([*parts, c.segments[0].astype("<u4").tobytes().rstrip(b"\0")])
+        return body + _u32(zlib.crc32(body) ^ c.pixel_crc)
     if c.format is not None:
         parts += _chunk(_FORMAT, c.format.to_bytes())
     if c.metadata is not None:
@@ -189,6 +199,15 @@ def pack(c: Container) -> bytes:
     parts += _sealed_chunks(c)
     body = b"".join(parts)
     return body + _u32(zlib.crc32(body))
+
+
+def _is_short(c: Container) -> bool:
+    """Whether the short form holds it: few pixels, and a stream is all that there is beside the header."""
+    if c.width * c.height > MAX_SHORT_PIXELS or c.tile or c.format or c.level_crcs or c.metadata is not None:
+        return False
+    kind, *rest = _body_chunks(c)
+    # the zeros that a stream ends with would be lost
+    return kind == bytes([_STREAM]) and len(rest) == 2 and bool(c.segments[0][-1:].all())
 
 
 def _sealed_chunks(c: Container) -> list[bytes]:
@@ -253,17 +272,20 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
     """
     view = memoryview(data).cast("B")
     _check_version(view)
-    if whole:
-        _check_file_crc(view)
     reader = Reader(view[:-_CRC_BYTES])
     reader.take(len(MAGIC) + 1)
-    flags = _read_flags(reader)
+    short = bool(reader.left() and reader.peek() & _FLAG_SHORT)
+    if whole and not short:
+        _check_file_crc(view)
+    flags = _read_flags(reader, _BODY_FLAGS | _FLAG_SHORT)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
     model_id = bytes(reader.take(MODEL_ID_BYTES))
+    if short:
+        return _short(reader, view, flags, width, height, model_id)
     chunks: list[tuple[int, memoryview]] = []
     for kind, payload in _read_chunks(reader, _FILE_NAMES):
         chunks.append((kind, payload))
@@ -288,6 +310,21 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
         raise FormatError("the file names a model, but uses none")
     metadata = bytes(found[_METADATA]) if _METADATA in found else None
     return replace(body, format=described, metadata=metadata)
+
+
+def _short(reader: Reader, view: memoryview, flags: int, width: int, height: int, model_id: bytes) -> Container:
+    """The container of a file in the short form, read up to its stream."""
+    if width * height > MAX_SHORT_PIXELS:
+        raise FormatError(f"damaged: {width} x {height} pixels in the short form")
+    stream = bytes(reader.take(reader.left()))
+    if stream.endswith(b"\0"):
+        raise FormatError("damaged or truncated: the stream ends with 0")
+    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
+    pixel_crc = _file_crc(view) ^ zlib.crc32(view[:-_CRC_BYTES])
+    return Container(
+        width, height, 1 if flags & _FLAG_GRAY else 3, _phase(flags), model_id, b"", None, (words,), pixel_crc,
+        bool(flags & _FLAG_LEARNING),
+    )  # fmt: skip
 
 
 def _tiles(
@@ -347,16 +384,16 @@ def unpack_body(
     return _body(chunks, flags, width, height, extra, depth, model_id)
 
 
-def _read_flags(reader: Reader) -> int:
+def _read_flags(reader: Reader, known: int) -> int:
     flags = reader.byte()
-    if flags & ~_KNOWN_FLAGS:
+    if flags & ~known:
         raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
     return flags
 
 
 def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
     """The flags of a body within a file."""
-    flags = _read_flags(reader)
+    flags = _read_flags(reader, _BODY_FLAGS)
     if bool(flags & _FLAG_GRAY) != (colours == 1):
         raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
     if _phase(flags) != phase:
@@ -464,8 +501,12 @@ def _check_version(view: memoryview) -> None:
 
 
 def _check_file_crc(view: memoryview) -> None:
-    if zlib.crc32(view[:-_CRC_BYTES]) != int.from_bytes(view[-_CRC_BYTES:], "little"):
+    if zlib.crc32(view[:-_CRC_BYTES]) != _file_crc(view):
         raise FormatError("damaged or truncated: file checksum does not match")
+
+
+def _file_crc(view: memoryview) -> int:
+    return int.from_bytes(view[-_CRC_BYTES:], "little")
 
 
 def _check_head_crc(before: memoryview, payload: memoryview) -> None:

@@ -349,7 +349,7 @@ def test_info_adds_up(packed):
 def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
     c = unpack((folder / "rgb.ardm").read_bytes())
     (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
-    (folder / "cut.ardm").write_bytes((folder / "rgb.ardm").read_bytes()[:-1])
+    (folder / "cut.ardm").write_bytes(pack(replaced(c, metadata=b"\1\1x"))[:-1])
     done = run("info", "other.ardm", "cut.ardm", "rgb.png", "--continue-on-error", cwd=folder)
     assert done.returncode == 1
     assert b"not installed (01020304)" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict
         "streams": sum(len(part.segments) for part in parts),
         "stored_bytes": stored,
         "pixel_crc32": f"{c.pixel_crc:08x}",
-        "file_crc32": f"{int.from_bytes(data[-4:], 'little'):08x}",
+        "file_crc32": f"{zlib.crc32(data[:-4]):08x}",
     }
 
 

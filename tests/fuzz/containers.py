@@ -207,6 +207,7 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 TILE, ALPHA, LOW_BITS, STREAM, HEAD = 0x8C, 0x86, 0x8A, 0x83, 0x0D
+SHORT = 16  # of the flags
 
 
 @dataclass
@@ -241,6 +242,8 @@ class Parts(Body):
     model: bytes = b""
 
     def join(self) -> bytes:
+        if self.flags & SHORT:
+            return checked(self._start() + b"".join(bytes_of(inner) for _, inner in self.chunks), self.pixel_crc or 0)
         return checked(self._start() + self._rest())
 
     def seal(self) -> None:
@@ -257,9 +260,12 @@ class Parts(Body):
 def joined(chunks: Sequence[tuple[int, bytes | Body]]) -> bytes:
     out = b""
     for kind, inner in chunks:
-        payload = inner if isinstance(inner, bytes) else inner.join()
-        out += bytes([kind]) + varint(len(payload)) + payload
+        out += bytes([kind]) + varint(len(bytes_of(inner))) + bytes_of(inner)
     return out
+
+
+def bytes_of(inner: bytes | Body) -> bytes:
+    return inner if isinstance(inner, bytes) else inner.join()
 
 
 def varint(value: int) -> bytes:
@@ -270,14 +276,18 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def checked(body: bytes) -> bytes:
-    return body + zlib.crc32(body).to_bytes(4, "little")
+def checked(body: bytes, pixel_crc: int = 0) -> bytes:
+    """With the checksum of a file, or of one in the short form."""
+    return body + (zlib.crc32(body) ^ pixel_crc).to_bytes(4, "little")
 
 
 def take_apart(data: bytes) -> Parts:
     """The parts of a good file."""
     width, at = number(data, 6)
     height, at = number(data, at)
+    if data[5] & SHORT:
+        crc = int.from_bytes(data[-4:], "little") ^ zlib.crc32(data[:-4])
+        return Parts(data[5], [(STREAM, data[at + 4 : -4])], b"", crc, width, height, data[at : at + 4])
     chunks, end = take_chunks(data, at + 4)
     crc = int.from_bytes(data[end : end + 4], "little")
     return Parts(data[5], chunks, b"", crc, width, height, data[at : at + 4])
@@ -340,8 +350,8 @@ def change_payload(p: Parts, rng: random.Random) -> None:
     chunks = with_chunks(p, rng)
     index = rng.randrange(len(chunks))
     kind, inner = chunks[index]
-    payload = inner if isinstance(inner, bytes) else inner.join()
-    chunks[index] = kind, rng.choice(BYTES)(payload, rng) if payload else rng.randbytes(rng.randint(1, 8))
+    old = bytes_of(inner)
+    chunks[index] = kind, rng.choice(BYTES)(old, rng) if old else rng.randbytes(rng.randint(1, 8))
 
 
 def with_chunks(p: Parts, rng: random.Random) -> list[tuple[int, bytes | Body]]:
@@ -358,9 +368,9 @@ def change_words(p: Parts, rng: random.Random) -> None:
     if not every:
         return
     chunks, index = rng.choice(streams or every)
-    kind, payload = chunks[index]
-    assert isinstance(payload, bytes)
-    words = list(np.frombuffer(payload[: len(payload) // 4 * 4], "<u4").tolist())
+    kind, inner = chunks[index]
+    assert isinstance(inner, bytes)
+    words = list(np.frombuffer(inner[: len(inner) // 4 * 4], "<u4").tolist())
     at = rng.randrange(len(words) + 1)
     action = rng.randrange(5)
     if action == 0:
@@ -395,9 +405,9 @@ def change_chunks(p: Parts, rng: random.Random) -> None:
         chunks[index] = rng.choice((*KINDS, rng.randrange(1, 256))), chunks[index][1]
     else:  # a stream in two
         kind, inner = chunks[index]
-        payload = inner if isinstance(inner, bytes) else inner.join()
-        cut = rng.randrange(len(payload) // 4 + 1) * 4
-        chunks[index : index + 1] = [(kind, payload[:cut]), (kind, payload[cut:])]
+        whole = bytes_of(inner)
+        cut = rng.randrange(len(whole) // 4 + 1) * 4
+        chunks[index : index + 1] = [(kind, whole[:cut]), (kind, whole[cut:])]
 
 
 FIELDS = (change_size, change_flags, change_model, change_pixel_crc, change_payload, change_words, change_chunks)
@@ -437,7 +447,8 @@ def mutant(known: Sequence[Seed], seed: int, number: int) -> Mutant:
             else:
                 data = globals()[how](first.data, rng)
             if deep:
-                data = checked(data[:-4])
+                short = len(data) > 5 and data[5] & SHORT
+                data = checked(data[:-4], zlib.crc32(first.samples.raster) if short else 0)
         else:
             parts = take_apart(first.data)
             how = rng.choice((*FIELDS, cross)).__name__
