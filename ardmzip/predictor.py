@@ -167,6 +167,20 @@ def window_offsets(order: LatticeOrder, atom: Atom, pixels: np.ndarray) -> tuple
     return (row * stride + 2 * column + slices[1].start + RADIUS) * CHANNELS, stride
 
 
+class _Task:
+    """``work(row)``, which a helper computes, or who takes it before one begins."""
+
+    def __init__(self, helpers: ThreadPoolExecutor, work: Callable[[Any], Any], row: Any) -> None:
+        self._work, self._row = work, row
+        self.future: Future[Any] = helpers.submit(work, row)
+
+    def take(self) -> None:
+        """Compute it here, unless it has been begun."""
+        if self.future.cancel():
+            self.future = Future()
+            self.future.set_result(self._work(self._row))
+
+
 class Predictor:
     """Features, trunk and head of one image on one back end; a context in which torch runs single-threaded and
     exactly.
@@ -253,16 +267,20 @@ class Predictor:
     def ahead(self, work: Callable[[Any], Any], rows: Sequence[Any]) -> Iterator[Any]:
         """``work`` on each row, in order, computed by helpers while the caller is busy with earlier results.
 
-        What no helper has begun when it is needed the caller computes itself.
+        The caller computes what no helper has begun too, rather than wait.
         """
         if self._helpers is None or len(rows) == 1:
             yield from map(work, rows)
             return
-        futures: deque[Future[Any]] = deque()
-        for index, row in enumerate(rows):
-            futures.extend(self._helpers.submit(work, later) for later in rows[index + len(futures) : index + _AHEAD])
-            future = futures.popleft()
-            yield work(row) if future.cancel() else future.result()
+        tasks: deque[_Task] = deque()
+        for index in range(len(rows)):
+            tasks.extend(_Task(self._helpers, work, row) for row in rows[index + len(tasks) : index + _AHEAD])
+            wanted = tasks.popleft()
+            for task in (wanted, *tasks):
+                if wanted.future.done():
+                    break
+                task.take()
+            yield wanted.future.result()
 
     def _features(
         self, array: Any, at: np.ndarray, stride: int, layout: features.Layout, level: int
