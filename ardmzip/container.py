@@ -166,6 +166,11 @@ def is_ardm(prefix: bytes | memoryview) -> bool:
     return bytes(prefix[: len(MAGIC)]) == MAGIC
 
 
+def is_short(data: bytes | memoryview) -> bool:
+    """Whether a file has the short form, whose only checksum is that of the pixels too."""
+    return len(data) > len(MAGIC) + 1 and bool(data[len(MAGIC) + 1] & _FLAG_SHORT)
+
+
 def pack(c: Container) -> bytes:
     """The file of a container, in the short form if that can hold it. A schedule that makes every atom its own call is
     left out, as the format allows.
@@ -178,7 +183,7 @@ def pack(c: Container) -> bytes:
     True
     """
     _check_file(c)
-    short = _is_short(c)
+    short = _fits_short(c)
     flags = _flags(c) | (_FLAG_SHORT if short else 0)
     parts = [MAGIC, bytes([VERSION, flags]), varint(c.width), varint(c.height), c.model_id]
     if short:
@@ -201,7 +206,7 @@ def pack(c: Container) -> bytes:
     return body + _u32(zlib.crc32(body))
 
 
-def _is_short(c: Container) -> bool:
+def _fits_short(c: Container) -> bool:
     """Whether the short form holds it: few pixels, and a stream is all that there is beside the header."""
     if c.width * c.height > MAX_SHORT_PIXELS or c.tile or c.format or c.level_crcs or c.metadata is not None:
         return False
@@ -263,8 +268,9 @@ def _body_chunks(c: Container) -> list[bytes]:
 def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Container:
     """The container of a file, or FormatError with one line that says what is wrong.
 
-    whole: compare the checksum of the file. Else, if the file has a checksum of its head, the contents of streams and
-    of stored samples are not read yet: they are views of ``data``.
+    whole: compare the checksum of the file; in the short form it is one with that of the pixels, so nothing is compared
+    yet. Else, if the file has a checksum of its head, the contents of streams and of stored samples are not read yet:
+    they are views of ``data``.
 
     Magic and version come first, so that other files and newer versions are named as such; then the checksum of the
     file, so that damage anywhere is called damage; what is refused after that was written wrongly, or by a newer
@@ -274,7 +280,7 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
     _check_version(view)
     reader = Reader(view[:-_CRC_BYTES])
     reader.take(len(MAGIC) + 1)
-    short = bool(reader.left() and reader.peek() & _FLAG_SHORT)
+    short = is_short(view[:-_CRC_BYTES])
     if whole and not short:
         _check_file_crc(view)
     flags = _read_flags(reader, _BODY_FLAGS | _FLAG_SHORT)

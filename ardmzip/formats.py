@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def image_errors() -> Iterator[None]:
         raise ImageError("not an image, or of an unknown format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from error
-    except (SyntaxError, ValueError, EOFError) as error:
+    except (SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error) as error:
         raise ImageError(f"damaged image: {error}") from error
     except OSError as error:
         if error.errno is not None:

@@ -35,7 +35,6 @@ _STRUCTURE = (b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iDOT")
 _XMP = b"XML:com.adobe.xmp\0"
 #: Tags of a TIFF file that describe the picture; others describe the file. The last two point to EXIF and GPS data.
 _TIFF_TAGS = (269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, 34665, 34853)
-_ORIENTATION = 274
 
 
 def titles(found: Iterable[Chunk]) -> list[str]:
@@ -87,16 +86,17 @@ def of_image(image: Image.Image) -> list[Chunk]:
     xmp = info.get("xmp")
     if xmp and "XML:com.adobe.xmp" not in info:
         texts.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp)
-    options = {"icc_profile": info.get("icc_profile"), "exif": _exif(image), "dpi": _dpi(info)}
     buffer = io.BytesIO()
     try:
+        options = {"icc_profile": info.get("icc_profile"), "exif": _exif(image), "dpi": _dpi(info)}
+        colour_space = _colour_space(info)
         Image.new("L", (1, 1)).save(
             buffer, "PNG", pnginfo=texts, **{key: value for key, value in options.items() if value}
         )
     except (ValueError, TypeError, OSError, struct.error, OverflowError) as error:
         raise ImageError(f"metadata that cannot be kept: {error}") from error
     found = [chunk for chunk in pngfile.chunks(buffer.getvalue()) if chunk.is_ancillary]
-    return [*_colour_space(info), *found]
+    return [*colour_space, *found]
 
 
 def _exif(image: Image.Image) -> bytes | None:

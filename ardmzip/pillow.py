@@ -41,6 +41,9 @@ class ArdmImageFile(ImageFile.ImageFile):
             restored = api.decompress(self._file)
             self.im, self.palette = restored.im, restored.palette
             self._file = b""
+            if self._exclusive_fp and self.fp is not None:  # Pillow opened it, and closes only what it has decoded
+                self.fp.close()
+                self.fp = None
         return super().load()
 
 

@@ -216,7 +216,7 @@ def _threads(network: bool, tiles: int) -> Iterator[tuple[int, int]]:
     # would take each other's for the caller's.
     with exact_arithmetic("cpu") as threads:
         at_once = min(threads, tiles, MAX_AT_ONCE)
-        yield at_once, threads // at_once
+        yield at_once, -(-threads // at_once)
 
 
 def _each(

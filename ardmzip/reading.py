@@ -201,7 +201,7 @@ def _tiff_samples(file: bytes) -> Picture:
     """Samples as they are, of 8 or 16 bits, where Pillow would drop some."""
     import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(file)) as tiff:
+    with _library_errors(), tifffile.TiffFile(io.BytesIO(file)) as tiff:
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
         kind = tifffile.PHOTOMETRIC(page.photometric)
@@ -210,9 +210,10 @@ def _tiff_samples(file: bytes) -> Picture:
         padded = _UNSPECIFIED in extra
         if colours is None or page.imagedepth != 1 or page.bitspersample not in (8, 16) or (padded and colours == 1):
             raise ImageError(f"TIFF files of kind {kind.name} with such samples are not supported")
+        if page.samplesperpixel != colours + len(extra):
+            raise ImageError(f"a TIFF file of kind {kind.name} with {page.samplesperpixel} samples a pixel")
         width, height = page.imagewidth, page.imagelength
-        with _library_errors():
-            samples = np.asarray(page.asarray())
+        samples = np.asarray(page.asarray())
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         has_metadata = any(tag in page.tags for tag in _METADATA_TAGS)
         depth = int(page.bitspersample)
@@ -233,7 +234,7 @@ def _library_errors() -> Iterator[None]:
     """What tifffile and netpbmfile raise for a damaged file, which may be anything, becomes ImageError."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, ImageError):
         raise
     except Exception as error:
         raise ImageError(f"damaged image: {' '.join(str(error).split())}") from error

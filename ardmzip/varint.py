@@ -42,10 +42,6 @@ class Reader:
         self._at += count
         return self._view[self._at - count : self._at]
 
-    def peek(self) -> int:
-        """The next byte, which stays to be read."""
-        return self._view[self._at]
-
     def byte(self) -> int:
         return self.take(1)[0]
 

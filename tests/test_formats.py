@@ -180,6 +180,17 @@ def test_open_and_save(plugin, tmp_path, mode):
     check_same(ardmzip.decompress(again.getvalue()), original)
 
 
+def test_file_is_closed_after_loading(plugin, tmp_path):
+    original = image("RGB")
+    original.save(tmp_path / f"x{SUFFIX}")
+    opened = Image.open(tmp_path / f"x{SUFFIX}")
+    file = opened.fp
+    opened.load()
+    assert file.closed
+    opened.load()
+    check_same(opened, original)
+
+
 def test_lazy_with_metadata_and_options(plugin, tmp_path, monkeypatch):
     original = image("RGB", 40, 30)
     original.info = {"dpi": (300.0, 300.0), "Title": "text", "gamma": 0.5}

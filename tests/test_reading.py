@@ -14,7 +14,7 @@ from PIL import Image
 from ardmzip import pngfile, writing
 from ardmzip.errors import ImageError
 from ardmzip.files import IMAGE_FORMATS
-from ardmzip.formats import Picture
+from ardmzip.formats import Picture, from_image
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.reading import read
 
@@ -340,3 +340,27 @@ def test_png_suite(name):
         two.load()
         assert (one.mode, one.size, one.tobytes()) == (two.mode, two.size, two.tobytes())
         assert one.info | {"interlace": 0} == two.info | {"interlace": 0}
+
+
+def test_odd_tiff_files_are_refused_in_one_line():
+    """Of a kind that nobody knows; and with a sample that no tag explains."""
+    good = tiff16(np.zeros((3, 4), np.uint16), photometric="minisblack")
+    tag = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    assert good.count(tag) == 1
+    four = tiff16(np.zeros((3, 4, 4), np.uint16), photometric="rgb", extrasamples=["unassalpha"])
+    extra = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert four.count(extra) == 1
+    for file in (
+        good.replace(tag, struct.pack("<HHIHH", 262, 3, 1, 9999, 0)),
+        four.replace(extra, struct.pack("<HHIHH", 60000, 3, 1, 2, 0)),
+    ):
+        with pytest.raises(ImageError) as caught:
+            read(file)
+        assert "\n" not in str(caught.value)
+
+
+def test_metadata_that_cannot_be_kept_is_refused():
+    image = Image.new("RGB", (3, 2))
+    image.info["gamma"] = -1.0
+    with pytest.raises(ImageError, match="metadata that cannot be kept"):
+        from_image(image)

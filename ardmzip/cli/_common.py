@@ -233,10 +233,7 @@ def model_name(identity: bytes) -> str | None:
 
     if identity == NO_MODEL:
         return None
-    try:
-        return model.names_by_id().get(identity, identity.hex())
-    except ArdmError:  # some other model file is broken: no reason to fail
-        return identity.hex()
+    return model.names_by_id().get(identity, identity.hex())
 
 
 def backend_name(device: str, backend: str) -> str:

@@ -43,7 +43,8 @@ def info(
     """Print what .ardm files hold, without decoding them.
 
     FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
-    that). Header bytes are all that are neither metadata, side information, stream nor stored samples.
+    that), nor what is one with them: files of small images have one checksum for both. Header bytes are all that are
+    neither metadata, side information, stream nor stored samples.
     """
     target = None if heatmap is None else Path(heatmap)
     if target is not None and len(files) > 1:
@@ -87,11 +88,12 @@ def _draw(label: str, data: bytes, max_pixels: int, target: Path, force: bool) -
 def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything ``info`` prints, by its JSON key."""
     from ardmzip import metadata
-    from ardmzip.container import unpack
+    from ardmzip.container import is_short, unpack
 
     c = unpack(data, max_pixels)
     parts = list(c.parts)
-    stream = sum(words.nbytes for part in parts for words in part.segments)
+    words = b"".join(words.tobytes() for part in parts for words in part.segments)
+    stream = len(words.rstrip(b"\0") if is_short(data) else words)
     stored = sum(len(part.stored or b"") for part in parts)
     side = sum(len(part.side_info) for part in parts)
     chunks = [] if c.metadata is None else metadata.unpack(c.metadata)

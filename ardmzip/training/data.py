@@ -114,7 +114,11 @@ def crop_stream(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Crops made by worker processes ahead of use."""
     loader = DataLoader(
-        Crops(sources, seed, config), batch_size=None, num_workers=workers, prefetch_factor=32, collate_fn=None
+        Crops(sources, seed, config),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=32 if workers else None,
+        collate_fn=None,
     )
     for planes, stats in loader:
         yield np.asarray(planes), np.asarray(stats)

@@ -186,12 +186,3 @@ def teach(path: Path, crops: Iterable[np.ndarray], images: list[np.ndarray]) -> 
     model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card)
     m.card["validation"]["files"], curve = file_sizes(path, images)
     model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve)
-
-
-def add_to_card(path: Path, **entries: Any) -> None:
-    """Add entries, such as measured results, to the card of a model file; the model's id does not change."""
-    loaded = model.load(path)
-    card = loaded.card | entries
-    model.save(
-        path, loaded.name, loaded.tensors, loaded.loss, loaded.side_mean, loaded.side_std, card, loaded.learning_gain
-    )  # fmt: skip

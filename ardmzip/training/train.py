@@ -102,7 +102,7 @@ class TrainConfig:
         """Read a TOML file; raises ArdmError for unknown or missing keys."""
         try:
             return cls(**tomllib.loads(path.read_text()))
-        except (TypeError, OSError, tomllib.TOMLDecodeError) as error:
+        except (TypeError, OSError, ValueError) as error:
             raise ArdmError(f"{path}: {error}") from error
 
 
@@ -110,6 +110,12 @@ class TrainConfig:
 LOG_SECONDS, SAVE_SECONDS, VALIDATE_SECONDS = 30, 180, 600
 #: Held-out images to look at: so many are enough.
 VALIDATION_IMAGES = 1000
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU whatever it was saved from."""
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return state
 
 
 def validation_crops(sources: list[str], config: CropConfig) -> list[np.ndarray]:
@@ -233,18 +239,27 @@ class Run:
 
     def start(self) -> None:
         """Take the weights that the configuration says to begin with."""
-        state = torch.load(self.config.start, weights_only=True)["average"]
-        self.net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        state = _load(Path(self.config.start))
+        self._check_size(state)
+        self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
 
     def load(self) -> None:
         """Continue from the checkpoint."""
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = _load(self.checkpoint)
+        self._check_size(state)
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.seconds, self.step, self.samples = state["seconds"], state["step"], state["samples"]
         self.mean, self.std = np.array(state["mean"]), np.array(state["std"])
+
+    def _check_size(self, state: dict[str, Any]) -> None:
+        """Raise ArdmError if a checkpoint is of a network of another size."""
+        nets = state["average"], self.net.state_dict()
+        shapes = [{name: tensor.shape for name, tensor in net.items()} for net in nets]
+        if shapes[0] != shapes[1]:
+            raise ArdmError("the checkpoint to go on from is of a network of another size (hidden, components)")
 
     def log(self, **values: object) -> None:
         """Add a line to the logs of the run."""
@@ -392,7 +407,9 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         run.mean, run.std = first, np.sqrt(np.maximum(second - first**2, 0)) + 1e-3
     for part in parts:
         part.fill(run.mean, run.std)
-    validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
+    validation = None  # only the main process looks at it
+    if main:
+        validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
     run.to(device)
     if main:
         run.tensorboard = _tensorboard(folder)
@@ -400,7 +417,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
     try:
         _steps(run, fabric, parts, validation, stop_after, steps)
         run.to(torch.device("cpu"))
-        if main:
+        if validation is not None:
             run.save()
             for quantise in (False, True):
                 bits = round(validate(run.average, validation, quantise), 4)
@@ -413,7 +430,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
 
 
 def _steps(
-    run: Run, fabric: Fabric, parts: list[Part], validation: Bank, stop_after: float | None, steps: int | None
+    run: Run, fabric: Fabric, parts: list[Part], validation: Bank | None, stop_after: float | None, steps: int | None
 ) -> None:  # fmt: skip
     """Take steps until the time budget is used up, or as ``train`` says; the main process logs and saves meanwhile."""
     mark = time.monotonic()
@@ -433,7 +450,7 @@ def _steps(
             run.advance(seconds, round(count * fabric.world_size))
             losses.append(loss)
             stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
-            if not fabric.is_global_zero:
+            if validation is None:
                 continue
             if run.seconds - logged > LOG_SECONDS or run.finished or stopping:
                 run.log(loss=round(float(np.mean(losses)), 4), rate=rate, quantised=quantise)

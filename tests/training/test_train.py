@@ -89,6 +89,15 @@ def test_loss_falls(config, runs, bank, tmp_path):
     assert validate(finished.average, bank, True, 500) < 1.03 * after
 
 
+def test_checkpoint_of_another_size_is_refused(config, runs, tmp_path):
+    other = replace(config, hidden=[32, 16], start=str(runs[0].checkpoint))
+    with pytest.raises(ArdmError, match="another size"):
+        Run(other, tmp_path).start()
+    Run(config, tmp_path).save()
+    with pytest.raises(ArdmError, match="another size"):
+        Run(replace(config, components=4), tmp_path).load()
+
+
 def test_resumes_where_it_stopped(config, runs):
     stopped, resumed, finished = runs
     assert 0 < stopped.step == resumed.step < finished.step
