@@ -14,6 +14,7 @@ the checksum of the file can be a good file of another image with the same raste
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import signal
 import sys
@@ -79,14 +80,14 @@ class Seed:
     samples: Samples
     phase: tuple[int, int]
 
-    def part(self, part: Part) -> Samples | None:
-        """What a part decodes to; None for a region that is outside the image."""
+    def part(self, part: Part, phase: tuple[int, int] | None = None) -> Samples | None:
+        """What a part decodes to, in this phase if it is given; None for a region that is outside the image."""
         array = np.frombuffer(self.samples.raster, self.samples.kind).reshape(self.samples.shape)
         if part.region is not None:
             x, y, width, height = part.region
             inside = x + width <= array.shape[1] and y + height <= array.shape[0]
             return samples(array[y : y + height, x : x + width]) if inside else None
-        return samples(subsampled(array, self.phase, part.level) if part.level else array)
+        return samples(subsampled(array, phase or self.phase, part.level) if part.level else array)
 
 
 @dataclass(frozen=True)
@@ -464,7 +465,10 @@ def mutant(known: Sequence[Seed], seed: int, number: int) -> Mutant:
             data = parts.join()
         if all(data != one.data for one in known):
             part = some_part(first, rng) if partly else WHOLE
-            given = tuple(found for one in parents if (found := one.part(part)) is not None)
+            # a new checksum makes stored samples of another phase a good file
+            phases = tuple(itertools.product((0, 1), repeat=2)) if deep and part.level else (None,)
+            parts_of = [one.part(part, phase) for one in parents for phase in phases]
+            given = tuple(found for found in parts_of if found is not None)
             return Mutant(data, deep, how, given, part)
 
 
