@@ -47,6 +47,9 @@ class Model:
     side_std: np.ndarray
     #: Learning curve: bits a sub-pixel that a head gains from as many pixels as schedule.learning_grid tells, float32.
     learning_gain: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
+    #: Where the heads of some experts set out to learn, if not from the trained weights: int8 [outputs, directions],
+    #: see learning.first_steps. They belong to a file (changes.py).
+    starts: dict[int, np.ndarray] = field(default_factory=dict)
     _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(
         init=False, default_factory=dict, repr=False
     )
@@ -82,7 +85,7 @@ class Model:
         from ardmzip import learning
 
         if expert not in self._untaught:
-            self._untaught[expert] = learning.start(self.tensors, expert)
+            self._untaught[expert] = learning.start(self.tensors, expert, self.starts.get(expert))
         return self._untaught[expert]
 
 
@@ -102,6 +105,12 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
         head = torch.from_numpy(split_head(tensors[f"expert.{e}.head.weight"]))
         experts.append(Expert(tuple(layers), head, torch.from_numpy(tensors[f"expert.{e}.head.bias"])))
     return experts
+
+
+def sums_fit(weight: np.ndarray, bias: np.ndarray) -> bool:
+    """Whether no sum of a layer can leave int32."""
+    sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64))
+    return int(sums.max()) + _ROUNDING < 2**31
 
 
 def check(tensors: dict[str, np.ndarray]) -> None:
@@ -127,8 +136,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
     def take_layer(name: str, kind: type, inputs: int, low: int, high: int) -> int:
         weight = take(f"{name}.weight", kind, (None, inputs), low, high)
         bias = take(f"{name}.bias", np.int32, (len(weight),), -(2**31), 2**31 - 1)
-        sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64))
-        if sums.max() + _ROUNDING >= 2**31:
+        if not sums_fit(weight, bias):
             raise ModelError(f"the sums of {name} leave 32 bits")
         return len(weight)
 
