@@ -25,7 +25,7 @@ class Effort:
     phases: int = 0
     paces: tuple[int, ...] = ()
     samples: int = 0
-    passes: float = 0.0
+    passes: int = 0
 
     @property
     def trials(self) -> int:
@@ -40,11 +40,11 @@ EFFORTS = (
     Effort(2048),
     Effort(4096),
     Effort(4096, (32,)),
-    Effort(4096, (32,), 20_000, 2.0),
-    Effort(4096, (32,), 40_000, 3.0),
-    Effort(4096, (32,), 60_000, 4.0),
-    Effort(4096, (24, 32), 100_000, 4.0),
-    Effort(4096, (24, 32, 48), 100_000, 8.0),
+    Effort(4096, (32,), 20_000, 2),
+    Effort(4096, (32,), 40_000, 3),
+    Effort(4096, (32,), 60_000, 4),
+    Effort(4096, (24, 32), 100_000, 4),
+    Effort(4096, (24, 32, 48), 100_000, 8),
 )
 DEFAULT = 3
 
@@ -80,8 +80,9 @@ def encode(
             encoder.gains[:] = other.gains or []
         return True
 
-    learns = any(part.learning for part in best.parts)
-    for pace in effort.paces if learns else ():
+    if not any(part.learning for part in best.parts):
+        return best
+    for pace in effort.paces:
         if not attempt(replace(chosen, pace=pace)):
             break
     if effort.samples:
@@ -90,10 +91,7 @@ def encode(
         model = changes.apply(chosen, untouched)
         planes = [raster.colour_planes(samples, described)]
         budget = Budget(effort.samples, effort.passes)
-        found = fit(
-            planes, model, encoder.loaded()[1], budget, learn=learns, phase=encoder.phase, threads=encoder.threads,
-            progress=next(shares),
-        )  # fmt: skip
+        found = fit(planes, model, budget, phase=encoder.phase, threads=encoder.threads, progress=next(shares))
         if found.steps:
             attempt(replace(found, pace=chosen.pace))
     if progress:

@@ -47,9 +47,6 @@ class Model:
     side_std: np.ndarray
     #: Learning curve: bits a sub-pixel that a head gains from as many pixels as schedule.learning_grid tells, float32.
     learning_gain: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
-    #: Where the heads of some experts set out to learn, if not from the trained weights: int8 [outputs, directions],
-    #: see learning.first_steps. They belong to a file (changes.py).
-    starts: dict[int, np.ndarray] = field(default_factory=dict)
     _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(
         init=False, default_factory=dict, repr=False
     )
@@ -85,7 +82,7 @@ class Model:
         from ardmzip import learning
 
         if expert not in self._untaught:
-            self._untaught[expert] = learning.start(self.tensors, expert, self.starts.get(expert))
+            self._untaught[expert] = learning.start(self.tensors, expert)
         return self._untaught[expert]
 
 

@@ -1,8 +1,10 @@
-"""Fitting: biases and the starting points of heads that make images shorter by more than it takes to send them.
+"""Fitting: changes of biases that make images shorter by more than it takes to send them.
 
-Every expert is fitted for itself, on samples of its pixels. What is minimised is the images' code length plus the bits
-of the changes. Beside what is sent, head and offsets by context move freely, as they will while coding: so the biases
-are fitted to what learning heads leave over.
+Samples of the images are coded as the codec does it, learning heads included, several times. The gradient of the code
+length goes on through the layers before the head, and moves their biases, which keep what they have learned from one
+pass to the next, while the heads begin anew. So the biases are fitted to what learning leaves over.
+
+All sums are exact and all else is single rounded operations in a fixed order: every machine finds the same changes.
 """
 
 from __future__ import annotations
@@ -13,29 +15,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from llvmlite import binding
-from torch import Tensor
 
-from ardmzip import changes, learning, tables
+from ardmzip import changes, learning, network
 from ardmzip.changes import STEP_MAX, Changes
-from ardmzip.fitting import smooth
+from ardmzip.fitting.backward import Trunk
 from ardmzip.fitting.samples import Samples, collect
+from ardmzip.learning import Head
 from ardmzip.model import Model
 from ardmzip.network import Backend, exact_arithmetic
+from ardmzip.predictor import Activations, LearnedDistribution, Predictor
 
 Progress = Callable[[float], None]
 
-#: Pixels of a batch.
+#: Pixels after which biases move.
 BATCH = 2048
 #: Bits that a unit of a step is taken to cost, for biases.
 PRICE = 2.0
-#: Rates of Adam at the start, in steps; they fall to 0 linearly. Offsets are in octaves and class scales.
-BIAS_RATE, HEAD_RATE, OFFSET_RATE = 0.3, 0.1, 0.01
-#: The starting point of a head is where it got to, less this many steps towards zero: the rest it learns by itself.
-SHRINKAGE = 1.0
-#: Weights and gradients are rounded to these where the processor computes with them.
-_HALF = torch.bfloat16
-#: Fewer samples than this tell nothing.
+#: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
+RATE, FIRST, SECOND = 0.3, 0.9, 0.99
+_EPSILON = 2.0**-40
+#: Fewer samples of an expert than this tell nothing.
 MIN_SAMPLES = 4 * BATCH
 
 
@@ -44,22 +43,25 @@ class Budget:
     """How much work fitting may take: most pixels of an expert to look at, and how often."""
 
     samples: int = 100_000
-    passes: float = 4.0
+    passes: int = 4
 
 
 def fit(
-    images: Sequence[np.ndarray], model: Model, backend: Backend, budget: Budget, *, learn: bool = True,
-    phase: tuple[int, int] | None = None, threads: int | None = None, progress: Progress | None = None,
+    images: Sequence[np.ndarray], model: Model, budget: Budget, *, phase: tuple[int, int] | None = None,
+    threads: int | None = None, progress: Progress | None = None,
 ) -> Changes:  # fmt: skip
-    """Changes that suit images, planes uint8 [channels, height, width] each; the caller finds out whether they pay.
+    """Changes that suit images, planes uint8 [channels, height, width] each, whose heads learn; the caller finds out
+    whether they pay.
 
-    learn: whether heads will learn. phase: of the lattice; None: what suits each image.
+    phase: of the lattice; None: what suits each image. threads: None: as many as torch is set to.
     """
+    backend = network.backend("cpu")
     samples = collect(images, model, backend, budget.samples, phase)
+    samples = {expert: s for expert, s in samples.items() if len(s) >= MIN_SAMPLES}
     done, total = 0, sum(map(len, samples.values()))
     found: dict[str, np.ndarray] = {}
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
-        work = {e: pool.submit(_fit_expert, model, e, s, budget.passes, learn) for e, s in samples.items()}
+        work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
         for expert, future in work.items():
             found |= future.result()
             done += len(samples[expert])
@@ -68,107 +70,75 @@ def fit(
     return Changes({name: steps for name, steps in found.items() if steps.any()})
 
 
-class _Expert:
-    """An expert in floating point: constants of the integer network, and what moves."""
+class _Biases:
+    """Steps of the biases of a layer, and how they move (Adam, Kingma and Ba 2015)."""
 
-    def __init__(self, model: Model, expert: int, samples: Samples, learn: bool) -> None:
-        tensors = model.tensors
-        self.weights: list[Tensor] = []
-        self.constants: list[Tensor] = []
-        while f"expert.{expert}.{len(self.weights)}.weight" in tensors:
-            name = f"expert.{expert}.{len(self.weights)}"
-            shift = tensors[f"{name}.shift"].astype(np.float64)
-            unit = shift + smooth.ACTIVATION_SHIFT
-            exponent = unit - (smooth.ACTIVATION_SHIFT if self.weights else smooth.INPUT_SHIFT)
-            half = np.where(shift > 0, 2.0 ** (shift - 1), 0.0)
-            self.weights.append(_float(tensors[f"{name}.weight"] / 2.0 ** exponent[:, None]).to(_kind()))
-            self.constants.append(_float((tensors[f"{name}.bias"] - half) / 2.0**unit))
-        self.hidden = len(self.constants[-1])
-        self.head = _float(tensors[f"expert.{expert}.head.weight"] / 2.0**smooth.HEAD_SHIFT)
-        self.head_bias = _float(
-            tensors[f"expert.{expert}.head.bias"] / 2.0 ** (smooth.HEAD_SHIFT + smooth.ACTIVATION_SHIFT)
-        )
-        self.steps = [torch.zeros(len(c), requires_grad=True) for c in self.constants]
-        self.skip = learning.skip_inputs(expert)
-        self.moves: list[Tensor] = []
-        if learn and model.learns:
-            mix, rate = tensors[f"learning.{expert}.mix"], tensors[f"learning.{expert}.rate"]
-            # what a step adds to weights, in their own units
-            along = rate / 2.0 ** (5 + 16 + smooth.HEAD_SHIFT)
-            self.basis = _float(tensors[f"learning.{expert}.basis"] * along[:, None])
-            self.mix = _float(mix / 2.0**16)
-            self.moves = [
-                torch.zeros(len(self.head), len(rate), requires_grad=True),
-                torch.zeros(samples.context_count, len(self.head), requires_grad=True),
-            ]
+    def __init__(self, bias: np.ndarray, shift: np.ndarray) -> None:
+        self._bias, self._unit = bias.astype(np.int64), changes.bias_unit(shift)
+        self.exact = np.zeros(len(bias))
+        self._first, self._second = np.zeros((2, len(bias)))
+        self._moves = 0
 
-    def outputs(self, inputs: Tensor, contexts: Tensor) -> Tensor:
-        """inputs: float [n, inputs], whole numbers; contexts: int [n, TABLES]."""
-        x = inputs / 2**smooth.INPUT_SHIFT
-        for weight, constant, steps in zip(self.weights, self.constants, self.steps, strict=True):
-            moved = constant + _rounded(steps) * 2.0 ** (changes.BIAS_BITS - smooth.ACTIVATION_SHIFT)
-            x = smooth.fake_activation((x.to(weight.dtype) @ weight.t()).float() + moved)
-        y = x @ self.head.t() + self.head_bias
-        if self.moves:
-            start, offsets = self.moves
-            rest = torch.cat([inputs[:, : self.skip], torch.full((len(x), 1), float(learning.BIAS_INPUT))], 1)
-            u = torch.cat([x, rest / 2**smooth.ACTIVATION_SHIFT], 1)
-            y = y - (u @ self.basis.t()) @ (self.mix @ start).t()
-            y = y + torch.nn.functional.embedding_bag(contexts, offsets, mode="sum")
-        return y
+    @property
+    def steps(self) -> np.ndarray:
+        """Whole steps, int8 [outputs]."""
+        return np.rint(self.exact).astype(np.int8)
+
+    @property
+    def bias(self) -> np.ndarray:
+        """The biases as they are now, int32 [outputs]."""
+        return (self._bias + self._unit * self.steps).astype(np.int32)
+
+    def move(self, gradient: np.ndarray, rate: float) -> None:
+        """gradient: of the objective by a step."""
+        self._moves += 1
+        self._first = FIRST * self._first + (1 - FIRST) * gradient
+        self._second = SECOND * self._second + (1 - SECOND) * (gradient * gradient)
+        first = self._first / (1 - FIRST**self._moves)
+        root = np.sqrt(self._second / (1 - SECOND**self._moves))
+        self.exact = np.clip(self.exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
 
 
-def _fit_expert(model: Model, expert: int, samples: Samples, passes: float, learn: bool) -> dict[str, np.ndarray]:
-    """Steps of an expert by group."""
-    count = len(samples)
-    if count < MIN_SAMPLES:
-        return {}
-    net = _Expert(model, expert, samples, learn)
-    groups = [{"params": net.steps, "lr": BIAS_RATE}]
-    groups += [{"params": [move], "lr": r} for move, r in zip(net.moves, (HEAD_RATE, OFFSET_RATE), strict=False)]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    begin = [group["lr"] for group in optimiser.param_groups]
-    generator = torch.Generator().manual_seed(expert)
-    batches = max(1, round(passes * count / BATCH))
-    order = torch.cat([torch.randperm(count, generator=generator) for _ in range(int(passes) + 1)])
-    for step in range(batches):
-        chosen = order[step * BATCH : (step + 1) * BATCH]
-        bits = _bits(net, samples, chosen).mean()
-        price = PRICE / samples.pixels * sum(steps.abs().sum() for steps in net.steps)
-        optimiser.zero_grad()
-        (bits + price).backward()
-        for group, rate in zip(optimiser.param_groups, begin, strict=True):
-            group["lr"] = rate * (1 - step / batches)
-        optimiser.step()
-    found = {f"{expert}.{i}": _integers(steps) for i, steps in enumerate(net.steps)}
-    if net.moves:
-        start = net.moves[0].detach()
-        found[f"{expert}.head"] = _integers(start.sign() * (start.abs() - SHRINKAGE).clamp_min(0))
-    return found
+def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
+    """Steps of an expert's biases, by layer."""
+    experts, _ = model.on(torch.device("cpu"))
+    trunk = Trunk(experts[expert], backend)
+    layers = [_Biases(layer.bias.numpy(), layer.shift.numpy()) for layer in experts[expert].layers]
+    hidden, skip = experts[expert].halves.shape[1], learning.skip_inputs(expert)
+    inputs = torch.zeros(BATCH, learning.padded_inputs(hidden, expert), dtype=torch.int8)
+    inputs[:, hidden + skip] = learning.BIAS_INPUT
+    predictor = Predictor(model, backend, None)
+    count, done = len(samples), 0
+    for _ in range(passes):
+        head = Head(model.untaught(expert), samples.context_count)
+        for first in range(0, count, BATCH):
+            part = slice(first, min(first + BATCH, count))
+            n = part.stop - first
+            x = torch.from_numpy(samples.inputs[part])
+            outputs = trunk.forward(x, [layer.bias for layer in layers])
+            inputs[:n, :hidden], inputs[:n, hidden : hidden + skip] = outputs[-1], x[:, :skip]
+            activations = Activations(inputs[:n], samples.centre[part], samples.cls[part], samples.contexts[part])
+            slopes = np.empty((n, hidden))
+            start = 0
+            for size in learning.batches(head.seen, n):
+                own = slice(start, start + size)
+                batch = LearnedDistribution(head, activations[own], predictor)
+                values = samples.values[part][own]
+                _by_hidden(batch.gradient(values), head, slopes[own])
+                batch.learn(values)
+                start += size
+            # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
+            unit = 2.0**changes.BIAS_BITS / (1024 * 2**15) / n
+            rate = RATE * (1 - done / (passes * count))
+            for layer, sums in zip(layers, trunk.backward(slopes, outputs), strict=True):
+                layer.move(sums * unit + PRICE / samples.pixels * np.sign(layer.exact), rate)
+            done += n
+    return {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
 
 
-def _bits(net: _Expert, samples: Samples, chosen: Tensor) -> Tensor:
-    rows = chosen.numpy()
-    outputs = net.outputs(_float(samples.inputs[rows]), torch.from_numpy(samples.contexts[rows]))
-    return smooth.code_length(
-        outputs, _float(samples.values[rows]), _float(samples.centre[rows] / tables.UNIT),
-        _float(tables.class_scale(samples.cls[rows])),
-    )  # fmt: skip
-
-
-def _float(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(array, np.float32))
-
-
-def _rounded(steps: Tensor) -> Tensor:
-    """Whole steps; the gradient passes straight through."""
-    return steps + (steps.clamp(-STEP_MAX, STEP_MAX).round() - steps).detach()
-
-
-def _integers(steps: Tensor) -> np.ndarray:
-    return steps.detach().clamp(-STEP_MAX, STEP_MAX).round().to(torch.int8).numpy()
-
-
-def _kind() -> torch.dtype:
-    """What the products are computed in. Changes differ from one kind of machine to the other; files do not care."""
-    return _HALF if binding.get_host_cpu_features().get("avx512bf16") else torch.float32
+def _by_hidden(gradient: torch.Tensor, head: Head, slopes: np.ndarray) -> None:
+    """Gradient by a head's outputs, int8 [2 * padded, n] by halves, as that by the last hidden layer: exact."""
+    half, outputs = len(gradient) // 2, len(head.exact)
+    g = gradient[:outputs].double() * (1 << network.HEAD_SPLIT) + gradient[half : half + outputs]
+    weight = head.weight[:outputs].double() * (1 << network.HEAD_SPLIT) + head.weight[half : half + outputs]
+    torch.mm(g.t(), weight[:, : slopes.shape[1]], out=torch.from_numpy(slopes))

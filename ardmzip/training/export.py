@@ -13,8 +13,6 @@ import torch
 
 from ardmzip import codec, features, model, network, sideinfo, tables
 from ardmzip.container import pack
-from ardmzip.fitting import smooth
-from ardmzip.fitting.smooth import code_length
 from ardmzip.image import to_planes
 from ardmzip.learning import Gain
 from ardmzip.schedule import learning_grid
@@ -22,7 +20,7 @@ from ardmzip.training import basis
 from ardmzip.training import net as nets
 from ardmzip.training.data import BANK_LEVELS, Bank, crop_stream
 from ardmzip.training.images import is_sheet, stream_images
-from ardmzip.training.net import Network
+from ardmzip.training.net import Network, code_length
 from ardmzip.training.train import Run, data_split, validate, validation_bank, validation_crops
 
 #: Points of the learning curve: up to half a million pixels, more than the validation images have.
@@ -36,8 +34,8 @@ def integer_tensors(net: Network) -> dict[str, np.ndarray]:
     for e, expert in enumerate(cast(list[nets.Expert], list(net.experts))):
         for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
             exponent = nets.weight_exponent(weight)
-            unit = (smooth.INPUT_SHIFT if i == 0 else smooth.ACTIVATION_SHIFT) + exponent[:, 0].double()
-            shift = (unit - smooth.ACTIVATION_SHIFT).long()
+            unit = (nets.INPUT_SHIFT if i == 0 else nets.ACTIVATION_SHIFT) + exponent[:, 0].double()
+            shift = (unit - nets.ACTIVATION_SHIFT).long()
             half = torch.where(shift > 0, 2.0 ** (shift - 1), 0.0)
             tensors[f"expert.{e}.{i}.weight"] = (
                 (weight.detach() * torch.exp2(exponent)).round().clamp(-127, 127).to(torch.int8).numpy()
@@ -47,8 +45,8 @@ def integer_tensors(net: Network) -> dict[str, np.ndarray]:
             )
             tensors[f"expert.{e}.{i}.shift"] = shift.to(torch.int32).numpy()
         head = expert.head.detach().clamp(-nets.HEAD_MAX, nets.HEAD_MAX)
-        tensors[f"expert.{e}.head.weight"] = (head * 2**smooth.HEAD_SHIFT).round().to(torch.int16).numpy()
-        unit_bits = smooth.HEAD_SHIFT + smooth.ACTIVATION_SHIFT
+        tensors[f"expert.{e}.head.weight"] = (head * 2**nets.HEAD_SHIFT).round().to(torch.int16).numpy()
+        unit_bits = nets.HEAD_SHIFT + nets.ACTIVATION_SHIFT
         tensors[f"expert.{e}.head.bias"] = (expert.head_bias.detach() * 2**unit_bits).round().to(torch.int32).numpy()
     return tensors
 

@@ -31,12 +31,11 @@ from lightning_fabric.loggers import TensorBoardLogger
 
 from ardmzip import features, sideinfo
 from ardmzip.errors import ArdmError
-from ardmzip.fitting.smooth import code_length
 from ardmzip.image import to_planes
 from ardmzip.training.augment import random_crop
 from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
 from ardmzip.training.images import list_images, split, stream_images
-from ardmzip.training.net import Expert, Network
+from ardmzip.training.net import Expert, Network, code_length
 
 if sys.version_info >= (3, 11):
     import tomllib

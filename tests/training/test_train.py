@@ -19,11 +19,10 @@ from PIL import Image
 from ardmzip import codec, features, mixture, model, network
 from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError
-from ardmzip.fitting import smooth
-from ardmzip.fitting.smooth import code_length
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
 from ardmzip.training.data import CropConfig
+from ardmzip.training.net import code_length
 from ardmzip.training.train import Run, TrainConfig, resume, train, validate, validation_bank, validation_crops
 
 CPU = torch.device("cpu")
@@ -139,7 +138,7 @@ def test_integers_are_the_fake_quantised_network(runs, bank, exported):
     for e, expert in enumerate(net.experts):
         with torch.no_grad():
             for i, (weight, bias) in enumerate(zip(expert.weights, expert.biases, strict=True)):
-                unit = (smooth.INPUT_SHIFT if i == 0 else smooth.ACTIVATION_SHIFT) + nets.weight_exponent(weight)[:, 0]
+                unit = (nets.INPUT_SHIFT if i == 0 else nets.ACTIVATION_SHIFT) + nets.weight_exponent(weight)[:, 0]
                 bias.copy_((bias * torch.exp2(unit)).round() / torch.exp2(unit))
             expert.head.copy_((expert.head * 2**11).round() / 2**11)
             expert.head_bias.copy_((expert.head_bias * 2**15).round() / 2**15)
