@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ardmzip import efforts
 from ardmzip.container import MAX_PIXELS, Container, pack, unpack
 from ardmzip.errors import ArdmError, ImageError, ModelError, OptionError
 
@@ -53,9 +54,9 @@ def compress(
             model says (Model.learn_by_default). It is not used where it does not pay, which is found out for images of
             less than 2**18 sub-pixels and with ``steps`` or ``batches``.
         batches: most batches to plan for learning; None takes many, for the smallest file.
-        effort: how hard to try for a small file, 0 to 9 (docs/FITTING.md). From EFFORT_FITS on the model is fitted to
-            the image. None is the default: as hard as takes little time.
-        device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it, unless the model is fitted.
+        effort: how hard to try for a small file: 0, nothing is tried, to 9, the model is fitted to the image
+            (docs/FITTING.md); None takes efforts.DEFAULT. Decoding takes as long as ever.
+        device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
         tile: side of the tiles that the image is cut into, in pixels; None codes it in one piece; ``auto`` does so up
             to 2**24 pixels, and takes tiles of about 2048 beyond. Tiles bound the memory, and a region of the image can
@@ -78,8 +79,7 @@ def compress(
     >>> restored.mode, restored.size, bool((numpy.asarray(restored) == image).all())
     ('RGB', (10, 10), True)
     """
-    from ardmzip import effort as efforts
-    from ardmzip import metadata, raster
+    from ardmzip import metadata, raster, trials
     from ardmzip import model as models
     from ardmzip.body import Encoder
 
@@ -89,8 +89,8 @@ def compress(
         raise OptionError(f"batches must be at least 1, not {batches}")
     if batches is not None and learn is False:
         raise OptionError("batches are for a head that learns, not for learn=False")
-    if effort is not None and not 0 <= effort < len(efforts.EFFORTS):
-        raise OptionError(f"effort must be 0 to {len(efforts.EFFORTS) - 1}, not {effort}")
+    if effort is not None and not 0 <= effort <= efforts.MOST:
+        raise OptionError(f"effort must be 0 to {efforts.MOST}, not {effort}")
     picture = _picture(image)
     described = picture.format
     if picture.width * picture.height > MAX_PIXELS:
@@ -107,7 +107,7 @@ def compress(
     cut = _tile(tile, picture.height, picture.width)
     kind = None if described.is_plain else described
     tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
-    coded = efforts.encode(picture.samples, described, encoder, cut, tried, report, forced)
+    coded = trials.encode(picture.samples, described, encoder, cut, tried, report, forced)
     data = pack(replace(coded, format=kind, metadata=kept))
     if len(data) > described.raw_bytes(picture.width, picture.height):  # many tiles, or checksums of levels
         plain = pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept))

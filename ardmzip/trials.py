@@ -6,47 +6,16 @@ The smallest of all files is kept. Only the phase is chosen by a sample of the p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ardmzip import raster
 from ardmzip.body import Encoder, Progress, share_of
 from ardmzip.container import Container, pack
+from ardmzip.efforts import Effort
+from ardmzip.errors import FormatError
 from ardmzip.pixelformat import PixelFormat
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What to try for an image. phases: pixels of each atom by which to try the phases, 0 for none. paces: of learning
-    heads, in 1/16 of the model's own. samples, passes: most pixels of an expert to fit it to, and how often to go
-    through them; 0 for no fitting."""
-
-    phases: int = 0
-    paces: tuple[int, ...] = ()
-    samples: int = 0
-    passes: int = 0
-
-    @property
-    def trials(self) -> int:
-        """How often an image is coded, or fitted to, at most."""
-        return 1 + len(self.paces) + (2 if self.samples else 0)
-
-
-#: By number.
-EFFORTS = (
-    Effort(),
-    Effort(512),
-    Effort(2048),
-    Effort(4096),
-    Effort(4096, (32,)),
-    Effort(4096, (32,), 20_000, 2),
-    Effort(4096, (32,), 40_000, 3),
-    Effort(4096, (32,), 60_000, 4),
-    Effort(4096, (24, 32), 100_000, 4),
-    Effort(4096, (24, 32, 48), 100_000, 8),
-)
-DEFAULT = 3
 
 
 def encode(
@@ -67,7 +36,10 @@ def encode(
     def attempt(tried: Changes) -> bool:
         """Code with changes; whether that is the smallest file so far."""
         nonlocal best, chosen
-        other = encoder.with_model(changes.apply(tried, untouched))
+        try:
+            other = encoder.with_model(changes.apply(tried, untouched))
+        except FormatError:  # sums would leave 32 bits
+            return False
         coded = raster.encode(samples, described, other, tile, next(shares), forced, phase=encoder.phase)
         if not coded.uses_model:
             return False
