@@ -22,7 +22,7 @@ from ardmzip.fitting.backward import Trunk
 from ardmzip.fitting.samples import Samples, collect
 from ardmzip.learning import Head
 from ardmzip.model import Model
-from ardmzip.network import Backend, exact_arithmetic
+from ardmzip.network import Backend, Layer, exact_arithmetic
 from ardmzip.predictor import Activations, LearnedDistribution, Predictor
 
 Progress = Callable[[float], None]
@@ -34,6 +34,7 @@ PRICE = 2.0
 #: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
 RATE, FIRST, SECOND = 0.3, 0.9, 0.99
 _EPSILON = 2.0**-40
+ROWS = 1
 #: Fewer samples of an expert than this tell nothing.
 MIN_SAMPLES = 4 * BATCH
 
@@ -70,40 +71,48 @@ def fit(
     return Changes({name: steps for name, steps in found.items() if steps.any()})
 
 
-class _Biases:
-    """Steps of the biases of a layer, and how they move (Adam, Kingma and Ba 2015)."""
+class _Steps:
+    """Steps of one target, and how they move (Adam, Kingma and Ba 2015)."""
 
-    def __init__(self, bias: np.ndarray, shift: np.ndarray) -> None:
-        self._bias, self._unit = bias.astype(np.int64), changes.bias_unit(shift)
-        self.exact = np.zeros(len(bias))
-        self._first, self._second = np.zeros((2, len(bias)))
+    def __init__(self, count: int) -> None:
+        self._exact, self._first, self._second = np.zeros((3, count))
         self._moves = 0
 
     @property
-    def steps(self) -> np.ndarray:
-        """Whole steps, int8 [outputs]."""
-        return np.rint(self.exact).astype(np.int8)
+    def whole(self) -> np.ndarray:
+        """int8 [outputs]."""
+        return np.rint(self._exact).astype(np.int8)
 
-    @property
-    def bias(self) -> np.ndarray:
-        """The biases as they are now, int32 [outputs]."""
-        return (self._bias + self._unit * self.steps).astype(np.int32)
-
-    def move(self, gradient: np.ndarray, rate: float) -> None:
-        """gradient: of the objective by a step."""
+    def move(self, gradient: np.ndarray, price: float, rate: float) -> None:
+        """gradient: of the images' bits by a step, price: bits of a step, both a pixel; rate: the largest move."""
+        gradient = gradient + price * np.sign(self._exact)
         self._moves += 1
         self._first = FIRST * self._first + (1 - FIRST) * gradient
         self._second = SECOND * self._second + (1 - SECOND) * (gradient * gradient)
         first = self._first / (1 - FIRST**self._moves)
         root = np.sqrt(self._second / (1 - SECOND**self._moves))
-        self.exact = np.clip(self.exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
+        self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
+
+
+class _Layer:
+    """A layer of a trunk, and the steps that change it."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.bias, self.weight = (_Steps(len(layer.bias)) for _ in range(2))
+        self._weight, self._bias = layer.weight.numpy(), layer.bias.numpy().astype(np.int64)
+        self._unit = changes.bias_unit(layer.shift.numpy())
+
+    def change(self, trunk: Trunk, number: int) -> None:
+        """Put the changed layer into a trunk."""
+        trunk.biases[number] = (self._bias + self._unit * self.bias.whole).astype(np.int32)
+        trunk.weights[number] = torch.from_numpy(changes.scaled(self._weight, self.weight.whole))
 
 
 def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
-    """Steps of an expert's biases, by layer."""
+    """Steps of an expert, by target."""
     experts, _ = model.on(torch.device("cpu"))
     trunk = Trunk(experts[expert], backend)
-    layers = [_Biases(layer.bias.numpy(), layer.shift.numpy()) for layer in experts[expert].layers]
+    layers = [_Layer(layer) for layer in experts[expert].layers]
     hidden, skip = experts[expert].halves.shape[1], learning.skip_inputs(expert)
     inputs = torch.zeros(BATCH, learning.padded_inputs(hidden, expert), dtype=torch.int8)
     inputs[:, hidden + skip] = learning.BIAS_INPUT
@@ -115,7 +124,7 @@ def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, p
             part = slice(first, min(first + BATCH, count))
             n = part.stop - first
             x = torch.from_numpy(samples.inputs[part])
-            outputs = trunk.forward(x, [layer.bias for layer in layers])
+            outputs = trunk.forward(x)
             inputs[:n, :hidden], inputs[:n, hidden : hidden + skip] = outputs[-1], x[:, :skip]
             activations = Activations(inputs[:n], samples.centre[part], samples.cls[part], samples.contexts[part])
             slopes = np.empty((n, hidden))
@@ -128,12 +137,16 @@ def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, p
                 batch.learn(values)
                 start += size
             # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
-            unit = 2.0**changes.BIAS_BITS / (1024 * 2**15) / n
-            rate = RATE * (1 - done / (passes * count))
-            for layer, sums in zip(layers, trunk.backward(slopes, outputs), strict=True):
-                layer.move(sums * unit + PRICE / samples.pixels * np.sign(layer.exact), rate)
+            unit = 1 / (1024 * 2**15 * n)
+            rate, price = RATE * (1 - done / (passes * count)), PRICE / samples.pixels
+            for i, (layer, (sums, products)) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
+                layer.bias.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
+                if ROWS:
+                    layer.weight.move(products * unit / 2.0**changes.ROW_BITS, price, rate)
+                layer.change(trunk, i)
             done += n
-    return {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
+    found = {f"{expert}.{i}.bias": layer.bias.whole for i, layer in enumerate(layers)}
+    return found | {f"{expert}.{i}.weight": layer.weight.whole for i, layer in enumerate(layers)}
 
 
 def _by_hidden(gradient: torch.Tensor, head: Head, slopes: np.ndarray) -> None:
