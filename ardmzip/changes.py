@@ -40,6 +40,11 @@ class Changes:
     pace: int = PACE_ONE
 
 
+def are_some(changes: Changes) -> bool:
+    """Whether a file has to carry them."""
+    return bool(changes.steps) or changes.pace != PACE_ONE
+
+
 def targets(model: Model) -> dict[str, int]:
     """Names and outputs of all that can change, in the order in which its steps are coded: ``E.I.bias`` are the biases
     of layer I of expert E, ``E.I.weight`` its rows of weights."""

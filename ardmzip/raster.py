@@ -39,41 +39,36 @@ def checksum(samples: np.ndarray) -> int:
 
 def encode(
     samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int] | None,
-    progress: Progress | None = None, forced: bool = False, phases: int = 0, phase: tuple[int, int] | None = None,
+    progress: Progress | None = None, forced: bool = False, phase: tuple[int, int] | None = None,
 ) -> Container:  # fmt: skip
     """Code samples uint8 or uint16 [height, width, channels] in one piece, or in tiles of the given height and width.
 
-    forced: as for body.Encoder. phase: of the lattice; None: the one that statistics tell, or that is best for so many
-    pixels of each atom as ``phases`` says, if it is not 0. The container lacks format and metadata.
+    forced: as for body.Encoder. phase: of the lattice; None: the one that suits the samples. The container lacks format
+    and metadata.
     """
     height, width = samples.shape[:2]
-    if phase is not None:
-        encoder.phase = phase
     if tile is None or (tile[0] >= height and tile[1] >= width):
-        if phase is None:
-            encoder.phase = _phase(samples, described)
-            _try_phases(samples, described, encoder, phases)
+        encoder.phase = _phase(samples, described) if phase is None else phase
         coded = _with_checksums(encoder.encode(samples, described.depth, progress, forced), samples)
     else:
-        coded = _encode_tiles(samples, described, encoder, tile, progress, forced, phases, phase)
+        coded = _encode_tiles(samples, described, encoder, tile, progress, forced, phase)
     return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
 
 
 def _encode_tiles(
     samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int], progress: Progress | None,
-    forced: bool, phases: int, phase: tuple[int, int] | None,
+    forced: bool, phase: tuple[int, int] | None,
 ) -> Container:  # fmt: skip
     height, width = samples.shape[:2]
     rectangles = tiling.grid(height, width, tile)
     # a phase and a model for all tiles, by the one in the middle
     middle = samples[rectangles[len(rectangles) // 2].slices]
-    any_phase = phase is None and min(rectangles[-1].height, rectangles[-1].width) > 1
-    if any_phase:
+    if phase is not None:
+        encoder.phase = phase
+    elif min(rectangles[-1].height, rectangles[-1].width) > 1:
         encoder.phase = _phase(middle, described)
     if described.depth >= 8:
         encoder.network(colour_planes(middle, described))
-    if any_phase:
-        _try_phases(middle, described, encoder, phases)
     with _threads(described.depth >= 8, len(rectangles)) as (at_once, threads):
         encoders = [encoder.fork(threads) for _ in rectangles]
 
@@ -144,8 +139,8 @@ def holds(c: Container, load: Loader, samples: np.ndarray, progress: Progress | 
     try:
         if c.tile is None:
             return np.array_equal(decode(c, load, progress), samples)
-        whole = Rectangle(0, 0, c.height, c.width)
-        return all(_decode_tiles(c, changed(c, load), whole, 0, equal, progress)) and checksum(samples) == c.pixel_crc
+        whole, load = Rectangle(0, 0, c.height, c.width), changed(c, load)
+        return all(_decode_tiles(c, load, whole, 0, equal, progress)) and checksum(samples) == c.pixel_crc
     except FormatError:
         return False
 
@@ -214,28 +209,19 @@ def _phase(samples: np.ndarray, described: PixelFormat) -> tuple[int, int]:
     return codec.lattice_phase(colour_planes(samples, described))
 
 
-def _try_phases(samples: np.ndarray, described: PixelFormat, encoder: Encoder, pixels: int) -> None:
-    """Let an encoder take the phase in which so many pixels of an atom are smallest."""
-    if pixels == 0 or described.depth < 8 or described.layout == "palette":
-        return
-    from ardmzip import choice
-
-    planes = colour_planes(samples, described)
-    encoder.phase = choice.best_phase(planes, *encoder.network(planes), encoder.phase, pixels)
-
-
 def changed(c: Container, load: Loader) -> Loader:
     """What gives the model as the file changes it."""
     if c.changes is None:
         return load
+    payload = c.changes
 
     def load_changed() -> tuple[Model, Backend]:
         from ardmzip import changes
 
         model, backend = load()
-        return changes.apply(changes.unpack(c.changes or b"", model), model), backend
+        return changes.apply(changes.unpack(payload, model), model), backend
 
-    return cache(load_changed)
+    return load_changed
 
 
 @contextmanager

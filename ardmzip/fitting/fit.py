@@ -34,7 +34,6 @@ PRICE = 2.0
 #: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
 RATE, FIRST, SECOND = 0.3, 0.9, 0.99
 _EPSILON = 2.0**-40
-ROWS = 1
 #: Fewer samples of an expert than this tell nothing.
 MIN_SAMPLES = 4 * BATCH
 
@@ -141,8 +140,7 @@ def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, p
             rate, price = RATE * (1 - done / (passes * count)), PRICE / samples.pixels
             for i, (layer, (sums, products)) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
                 layer.bias.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
-                if ROWS:
-                    layer.weight.move(products * unit / 2.0**changes.ROW_BITS, price, rate)
+                layer.weight.move(products * unit / 2.0**changes.ROW_BITS, price, rate)
                 layer.change(trunk, i)
             done += n
     found = {f"{expert}.{i}.bias": layer.bias.whole for i, layer in enumerate(layers)}
