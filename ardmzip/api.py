@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ardmzip import efforts
 from ardmzip.container import MAX_PIXELS, Container, pack, unpack
 from ardmzip.errors import ArdmError, ImageError, ModelError, OptionError
 
@@ -32,6 +33,7 @@ def compress(
     steps: int | None = None,
     learn: bool | None = None,
     batches: int | None = None,
+    effort: int | None = None,
     device: str = "auto",
     backend: str = "auto",
     tile: int | str | None = AUTO,
@@ -52,6 +54,8 @@ def compress(
             model says (Model.learn_by_default). It is not used where it does not pay, which is found out for images of
             less than 2**18 sub-pixels and with ``steps`` or ``batches``.
         batches: most batches to plan for learning; None takes many, for the smallest file.
+        effort: how hard to try for a small file: 0, nothing is tried, to 9, the model is fitted to the image
+            (docs/FITTING.md); None takes efforts.DEFAULT. Decoding takes as long as ever.
         device: ``auto``, ``cpu`` or ``cuda``; the bytes do not depend on it.
         backend: ``auto``, ``int8``, ``float32`` or ``float64`` arithmetic; the bytes do not depend on it.
         tile: side of the tiles that the image is cut into, in pixels; None codes it in one piece; ``auto`` does so up
@@ -75,7 +79,7 @@ def compress(
     >>> restored.mode, restored.size, bool((numpy.asarray(restored) == image).all())
     ('RGB', (10, 10), True)
     """
-    from ardmzip import metadata, raster
+    from ardmzip import metadata, raster, trials
     from ardmzip import model as models
     from ardmzip.body import Encoder
 
@@ -85,6 +89,8 @@ def compress(
         raise OptionError(f"batches must be at least 1, not {batches}")
     if batches is not None and learn is False:
         raise OptionError("batches are for a head that learns, not for learn=False")
+    if effort is not None and not 0 <= effort <= efforts.MOST:
+        raise OptionError(f"effort must be 0 to {efforts.MOST}, not {effort}")
     picture = _picture(image)
     described = picture.format
     if picture.width * picture.height > MAX_PIXELS:
@@ -100,7 +106,8 @@ def compress(
     forced = loaded is not None and described.layout != "palette" and described.depth >= 8
     cut = _tile(tile, picture.height, picture.width)
     kind = None if described.is_plain else described
-    coded = raster.encode(picture.samples, described, encoder, cut, report, forced)
+    tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
+    coded = trials.encode(picture.samples, described, encoder, cut, tried, report, forced)
     data = pack(replace(coded, format=kind, metadata=kept))
     if len(data) > described.raw_bytes(picture.width, picture.height):  # many tiles, or checksums of levels
         plain = pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept))

@@ -80,6 +80,12 @@ class Encoder:
         forked._loaded = self._loaded
         return forked
 
+    def with_model(self, model: Model) -> Encoder:
+        """One that codes the same with another model, and counts its gains for itself."""
+        forked = replace(self, gains=None if self.gains is None else [])
+        forked._loaded = model, self.loaded()[1]
+        return forked
+
     def loaded(self) -> tuple[Model, Backend]:
         """Model and back end that were used."""
         assert self._loaded is not None, "nothing was coded by a model"
@@ -102,8 +108,8 @@ class Encoder:
             apart = self._by_bits(samples, progress, forced, rival)
         else:
             done = (channels - 1) / channels
-            colours = self.encode(samples[:, :, :-1], depth, _share(progress, 0, done), forced, rival)
-            alpha = self.encode(samples[:, :, -1:], depth, _share(progress, done, 1))
+            colours = self.encode(samples[:, :, :-1], depth, share_of(progress, 0, done), forced, rival)
+            alpha = self.encode(samples[:, :, -1:], depth, share_of(progress, done, 1))
             apart = replace(colours, alpha=alpha)
         size = len(pack_body(apart))
         if not forced and len(whole) < _HOPELESS_BY_SIZE * size:
@@ -115,11 +121,11 @@ class Encoder:
         count, shift = _significant_bits(samples)
         high = high_bits(samples)
         low = (samples >> np.uint16(shift) & np.uint16((1 << count) - 1)).astype(np.uint8)
-        main = self.encode(high, 8, _share(progress, 0, 0.5), forced, rival)
+        main = self.encode(high, 8, share_of(progress, 0, 0.5), forced, rival)
         relative = count == 8 and len(stored.quick(low - high, 8)) < len(stored.quick(low, 8))
         if relative:
             low = low - high
-        body = self.encode(low, count, _share(progress, 0.5, 1)) if count else None
+        body = self.encode(low, count, share_of(progress, 0.5, 1)) if count else None
         return replace(main, low=LowBits(count, shift, relative, body))
 
     def _single(
@@ -218,14 +224,14 @@ class Decoder:
         within = done if c.low is None else done / 2
         bits = depth if c.low is None else 8
         if c.stored is None:
-            samples = self._picture(c, bits, _share(progress, 0, within))
+            samples = self._picture(c, bits, share_of(progress, 0, within))
         else:
             channels = c.channels + (1 if extra and c.alpha is None else 0)
             samples = subsampled(stored.decode(c.stored, c.height, c.width, channels, bits), c.phase, self.level)
         if c.low is not None:
-            samples = self._with_low_bits(samples, c.low, _share(progress, within, done))
+            samples = self._with_low_bits(samples, c.low, share_of(progress, within, done))
         if c.alpha is not None:
-            alpha = self.decode(c.alpha, False, depth, _share(progress, done, 1))
+            alpha = self.decode(c.alpha, False, depth, share_of(progress, done, 1))
             samples = np.concatenate([samples, alpha], axis=2)
         return samples
 
@@ -264,6 +270,6 @@ def _significant_bits(samples: np.ndarray) -> tuple[int, int]:
     return max(0, (used >> shift).bit_length() - 8), shift
 
 
-def _share(progress: Progress | None, start: float, end: float) -> Progress | None:
+def share_of(progress: Progress | None, start: float, end: float) -> Progress | None:
     """Progress of a part that begins and ends at the given fractions of the whole."""
     return None if progress is None else lambda done: progress(start + (end - start) * done)

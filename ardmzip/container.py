@@ -40,6 +40,7 @@ _CRITICAL = 0x80
 _END, _FORMAT, _METADATA, _SIDE_INFO, _SCHEDULE, _BATCHES, _STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
 _LEVELS, _TILING, _HEAD, _TILE = 0x0B, 0x8B, 0x0D, 0x8C
+_CHANGES = 0x84
 #: In the order in which they stand in a body.
 _BODY_NAMES = {
     _SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream",
@@ -48,7 +49,8 @@ _BODY_NAMES = {
 #: The same of a tile, and of a file.
 _TILE_NAMES = {_LEVELS: "level checksums"} | _BODY_NAMES
 _FILE_NAMES = {
-    _FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _HEAD: "head checksum", _TILE: "tile", **_TILE_NAMES
+    _FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _CHANGES: "changes", _HEAD: "head checksum",
+    _TILE: "tile", **_TILE_NAMES,
 }  # fmt: skip
 _REPEATED = (_STREAM, _TILE)
 _CRC_BYTES = 4
@@ -110,6 +112,10 @@ class Container:
     tile: tuple[int, int] | None = None
     #: As tiling.grid lists them.
     tiles: tuple[Container, ...] = ()
+    #: Changes of the model (changes.py), None without them.
+    changes: bytes | None = None
+    #: Bytes by which they make the rest of the file smaller.
+    saved: int = 0
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -196,6 +202,8 @@ def pack(c: Container) -> bytes:
         parts += _chunk(_METADATA, c.metadata)
     if c.tile is not None:
         parts += _chunk(_TILING, varint(c.tile[0]) + varint(c.tile[1]))
+    if c.changes is not None:
+        parts += _chunk(_CHANGES, varint(c.saved) + c.changes)
     if c.tile is not None or c.level_crcs:  # parts of it can be read alone
         parts.append(bytes([_HEAD, _CRC_BYTES]))
         parts.append(_u32(zlib.crc32(b"".join(parts))))
@@ -208,7 +216,8 @@ def pack(c: Container) -> bytes:
 
 def _fits_short(c: Container) -> bool:
     """Whether the short form holds it: few pixels, and a stream is all that there is beside the header."""
-    if c.width * c.height > MAX_SHORT_PIXELS or c.tile or c.format or c.level_crcs or c.metadata is not None:
+    beside = c.tile, c.format, c.metadata, c.changes
+    if c.width * c.height > MAX_SHORT_PIXELS or c.level_crcs or any(part is not None for part in beside):
         return False
     kind, *rest = _body_chunks(c)
     # the zeros that a stream ends with would be lost
@@ -315,7 +324,14 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
     if not body.uses_model and model_id != NO_MODEL:
         raise FormatError("the file names a model, but uses none")
     metadata = bytes(found[_METADATA]) if _METADATA in found else None
-    return replace(body, format=described, metadata=metadata)
+    changes, saved = None, 0
+    if _CHANGES in found:
+        if not body.uses_model:
+            raise FormatError("changes of a model in a file that uses none")
+        within = Reader(found[_CHANGES])
+        saved = within.varint("bytes saved by changes")
+        changes = bytes(within.take(within.left()))
+    return replace(body, format=described, metadata=metadata, changes=changes, saved=saved)
 
 
 def _short(reader: Reader, view: memoryview, flags: int, width: int, height: int, model_id: bytes) -> Container:
@@ -347,7 +363,7 @@ def _tiles(
                 raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
         elif kind == _TILE:
             payloads.append(payload)
-        elif kind not in (_FORMAT, _METADATA, _HEAD):
+        elif kind not in (_FORMAT, _METADATA, _CHANGES, _HEAD):
             raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
     if tile is None:
         raise FormatError("tiles without a tiling chunk")
@@ -582,6 +598,8 @@ def _check_file(c: Container) -> None:
         raise ValueError(f"a model id has {MODEL_ID_BYTES} bytes, not {len(c.model_id)}")
     if not c.uses_model and c.model_id != NO_MODEL:
         raise ValueError("a file that uses no model names none")
+    if c.changes is not None and not c.uses_model:
+        raise ValueError("a file that uses no model changes none")
     if c.format is not None and (c.format.is_plain or c.format.colours != c.channels):
         raise ValueError(f"a format of {c.format.title} samples does not fit {c.channels} channels")
     _check_checksums(c)

@@ -75,8 +75,8 @@ def bits(c: Container, load: raster.Loader, progress: Progress | None = None) ->
     """
     if not c.uses_model:
         raise OptionError("the file was stored by a general coder and has no map of its bits")
-    model, backend = load()
-    samples = raster.decode(c, lambda: (model, backend), None if progress is None else lambda done: progress(done / 2))
+    model, backend = raster.changed(c, load)()
+    samples = raster.decode(c, load, None if progress is None else lambda done: progress(done / 2))
     found = np.zeros((c.height, c.width))
     places = [Rectangle(0, 0, c.height, c.width)] if c.tile is None else tiling.grid(c.height, c.width, c.tile)
     done, total = 0, sum(_weight(part) for part in c.parts)

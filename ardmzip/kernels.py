@@ -22,7 +22,7 @@ from ardmzip.contexts import DAMPING, FINE_BITS, FLAT, MOVE_MAX, NEWTON, OFFSET_
 from ardmzip.features import LEVELS, RADIUS, SCALARS, Layout
 
 
-def _jit(function):
+def jit(function):
     """Compile on first use, and keep the machine code where numba finds a folder for it."""
     # error_model: no test for division by zero in inner loops. fastmath stays off: floats follow IEEE, and nothing is
     # contracted or reordered.
@@ -55,7 +55,7 @@ _BLOCK = 128
 _FEATURES_BLOCK = 64
 
 
-@_jit
+@jit
 def _block_features(q, at, offsets, weights, known, channel, class_of, compand, scratch, x, centre, cls):
     """Taps, activities and references of up to _FEATURES_BLOCK pixels into ``x``; fills ``centre`` and ``cls``, too.
 
@@ -150,14 +150,14 @@ def _block_features(q, at, offsets, weights, known, channel, class_of, compand, 
         first += taps
 
 
-@_jit
+@jit
 def _scratch():
     """What _block_features needs: three int32 arrays [taps, _FEATURES_BLOCK], and one of single numbers."""
     taps = np.empty((3, 64, _FEATURES_BLOCK), np.int32)
     return taps[0], taps[1], taps[2], np.empty((8, _FEATURES_BLOCK), np.int32)
 
 
-@_jit
+@jit
 def _place(x, scalars, level, side):
     """The inputs that tell of level and side information, into the row ``x``, and zeros for the padding."""
     for i in range(LEVELS):
@@ -181,7 +181,7 @@ def _prefetch(context, array, index):
     return numba.types.void(array, index), generate
 
 
-@_jit
+@jit
 def _features(q, at, row, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
     """``row``: numbers in a row of the level array."""
     scratch = _scratch()
@@ -221,7 +221,7 @@ def window_features(
     )  # fmt: skip
 
 
-@_jit
+@jit
 def _rank(i, j, level, channel):
     """Rank from the end of the atom that codes pixel (i, j) of a level array (phase 0); -1 for the base pixel."""
     if i == 0 and j == 0:
@@ -234,7 +234,7 @@ def _rank(i, j, level, channel):
     return 9 * level + 8 - 3 * kind - channel
 
 
-@_jit
+@jit
 def training_features(
     q, at, stride, row, col, level, gap, dy, dx, weights, known, channel, kind, side, side_index, class_of, compand,
     x, centre, cls, target,
@@ -276,7 +276,7 @@ def training_features(
             _place(x[i], scalars, level[i], side[side_index[i]])
 
 
-@_jit
+@jit
 def requantise(acc, bias, shift, out, stride):
     """``clamp((acc + bias) >> shift, 0, 127)``: int32 [n, m] -> int8 [n, m], whose rows lie ``stride`` apart in ``out``
     int8 [...]."""
@@ -287,7 +287,7 @@ def requantise(acc, bias, shift, out, stride):
             row[j] = min(max(np.int32(acc[i, j] + bias[j]) >> shift[j], np.int32(0)), np.int32(127))
 
 
-@_jit
+@jit
 def _mixture_block(
     part, sums, bias, contexts, offsets, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, y, scratch, mix
 ):  # fmt: skip
@@ -361,7 +361,7 @@ def _mixture_block(
             shift[i] = inv_shift[np.uint32(entry[i])]
 
 
-@_jit
+@jit
 def _mixtures(sums, bias, contexts, offsets, centre, cls, class_scale, inv_mantissa, inv_shift, exp2, mix):
     y, scratch = np.empty((len(bias), _BLOCK), np.int32), np.empty((4, _BLOCK), np.int32)
     for first in range(0, len(cls), _BLOCK):
@@ -385,7 +385,7 @@ def mixtures(sums, bias, contexts, offsets, centre, cls, tabs, mix) -> None:
     )  # fmt: skip
 
 
-@_jit
+@jit
 def _logistic_entries(x, mean, mantissa, shift, entry):
     """Entries of the logistic table at the boundaries ``x``: fills ``entry``.
 
@@ -398,7 +398,7 @@ def _logistic_entries(x, mean, mantissa, shift, entry):
         entry[i] = min(max(z, np.int32(0)), np.int32(_LOGISTIC_ENTRIES - 1))
 
 
-@_jit
+@jit
 def _cumulative(x, mix, part, logistic, c, entry):
     """mixture.cumulative of a block of pixels, each at one boundary: fills ``c``; ``x``, ``c`` and the scratch
     ``entry`` are int32 [b]. The weights sum to 2**14, so ``c`` is at most 2**14 * 2**16 = 2**30.
@@ -422,13 +422,13 @@ def _cumulative(x, mix, part, logistic, c, entry):
         c[i] = np.int32(_TOTAL) if x[i] == 256 else q
 
 
-@_jit
+@jit
 def _rescale(part, whole):
     """mixture.rescale: an exact floor, since a correctly rounded double quotient below 2**24 keeps it."""
     return np.int32(np.float64(part) * np.float64(_TOTAL - 16) / np.float64(whole))
 
 
-@_jit
+@jit
 def intervals(mix, value, logistic, start, width):
     """mixture.intervals: fills ``start``, ``width`` uint32 [2, n]: the high and the low nibbles of ``value``."""
     x, entry = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
@@ -458,7 +458,7 @@ def intervals(mix, value, logistic, start, width):
             low_start[i], low_width[i] = low + (np.int32(v[i]) & np.int32(15)), above - low + np.int32(1)
 
 
-@_jit
+@jit
 def rows(mix, high, logistic, out):
     """mixture.high_rows (``high`` empty) or mixture.low_rows into float32 [n, 16]."""
     x, entry = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
@@ -486,7 +486,7 @@ def rows(mix, high, logistic, out):
                 out[first + i, s] = np.float32(width if low else np.int32(width - np.int32(1)))
 
 
-@_jit
+@jit
 def interval_rows(start, width, symbols, rows):
     """rans.py: intervals uint32 [n] as rows float32 [n, 3] of classes less one unit, none of them empty, and which of
     the three is the interval's: int32 [n]."""
@@ -515,7 +515,7 @@ def gradient(mix, cls, value, tabs, halves) -> None:
     _gradient(mix, cls, value, tabs["class_scale"], tabs["logistic"], halves)
 
 
-@_jit
+@jit
 def _gradient(mix, cls, value, class_scale, logistic, halves):
     k_count = mix.shape[1]
     padded = len(halves) // 2
@@ -563,18 +563,18 @@ def _gradient(mix, cls, value, class_scale, logistic, halves):
             _store(g[:n], halves[2 * k_count + k, part], halves[padded + 2 * k_count + k, part])
 
 
-@_jit
+@jit
 def _slope(f):
     """Derivative of the logistic where its CDF is ``f``, both in 2**-16."""
     return (np.int64(f) * np.int64(65536 - f)) >> np.int64(16)
 
 
-@_jit
+@jit
 def _argument(entry):
     return np.int64(2 * entry - (_LOGISTIC_ENTRIES - 1))
 
 
-@_jit
+@jit
 def _store(slope, high, low):
     for i in range(len(slope)):
         whole = np.int32(min(max(np.rint(slope[i]), -_HALVES_MAX), _HALVES_MAX))
@@ -582,12 +582,12 @@ def _store(slope, high, low):
         low[i] = whole & np.int32((1 << _HEAD_SPLIT) - 1)
 
 
-@_jit
+@jit
 def _third(difference):
     return np.int32(2) if difference > FLAT else (np.int32(0) if difference < -FLAT else np.int32(1))
 
 
-@_jit
+@jit
 def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, out):
     """Contexts of n pixels (contexts.py): fills ``out`` int32 [n, 4].
 
@@ -607,7 +607,7 @@ def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, ou
             out[i, 2 + j] = first + block
 
 
-@_jit
+@jit
 def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
     """A step of contexts.Offsets by a batch's gradient int8 [2 * padded, n]. ``sums`` int32 [contexts, padded] and
     ``fresh`` int32 [contexts] are scratch: all 0 before and after."""
@@ -642,7 +642,7 @@ def learn_offsets(halves, contexts, seen, sums, fresh, values, pixels, squares):
                     total[o] = 0
 
 
-@_jit
+@jit
 def join_gradient(sums, out):
     """Gradient sums by halves, int32 [2 * padded, inputs] -> float64 [outputs, inputs]."""
     padded = len(sums) // 2
@@ -651,7 +651,7 @@ def join_gradient(sums, out):
             out[o, f] = np.float64(np.int64(sums[o, f]) * (1 << _HEAD_SPLIT) + sums[padded + o, f])
 
 
-@_jit
+@jit
 def steps(projected, pixels, mix, rate, settled, square, out):
     """Steps along the directions of a basis, float64 [outputs, directions]: fills ``out`` with whole numbers.
 
@@ -673,7 +673,7 @@ def steps(projected, pixels, mix, rate, settled, square, out):
             out[o, d] = np.rint(min(max(out[o, d], -_STEP_MAX), _STEP_MAX))
 
 
-@_jit
+@jit
 def _combine(matrix, rows, out):
     """``out = matrix @ rows``, summed in ascending order of the rows."""
     out[:] = 0.0
@@ -684,7 +684,7 @@ def _combine(matrix, rows, out):
                 out[p, d] += c * rows[o, d]
 
 
-@_jit
+@jit
 def descend(change, exact, halves):
     """``exact -= change``, float64 [outputs, inputs] in units of 1/WEIGHT_ONE; ``halves`` int8 [2 * padded, inputs]
     become the nearest weights."""

@@ -104,6 +104,12 @@ def _experts(tensors: dict[str, np.ndarray]) -> list[Expert]:
     return experts
 
 
+def sums_fit(weight: np.ndarray, bias: np.ndarray) -> bool:
+    """Whether no sum of a layer can leave int32."""
+    sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64))
+    return int(sums.max()) + _ROUNDING < 2**31
+
+
 def check(tensors: dict[str, np.ndarray]) -> None:
     """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
     from ardmzip import contexts, learning
@@ -127,8 +133,7 @@ def check(tensors: dict[str, np.ndarray]) -> None:
     def take_layer(name: str, kind: type, inputs: int, low: int, high: int) -> int:
         weight = take(f"{name}.weight", kind, (None, inputs), low, high)
         bias = take(f"{name}.bias", np.int32, (len(weight),), -(2**31), 2**31 - 1)
-        sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64))
-        if sums.max() + _ROUNDING >= 2**31:
+        if not sums_fit(weight, bias):
             raise ModelError(f"the sums of {name} leave 32 bits")
         return len(weight)
 

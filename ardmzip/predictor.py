@@ -229,7 +229,7 @@ class Predictor:
         expert, layout = self.experts[index], features.expert_layout(index)
 
         def evaluate(part: np.ndarray) -> Mixtures:
-            x, centre, cls = self._features(array, part, stride, layout, atom.level)
+            x, centre, cls = self.features(array, part, stride, layout, atom.level)
             h = self.backend.trunk(expert, x)
             if self.backend.numba:
                 place = centre.numpy(), cls.numpy()
@@ -250,7 +250,7 @@ class Predictor:
         parts = max(1, round(len(at) / self.chunk))  # of equal size: a small rest would be slow
         for a, b in pairwise(len(at) * i // parts for i in range(parts + 1)):
             part = slice(a, b)
-            x, *place = self._features(array, at[part], stride, layout, atom.level)
+            x, *place = self.features(array, at[part], stride, layout, atom.level)
             self.backend.trunk(expert, x, inputs[part, :width])
             inputs[part, width : width + skip] = x[:, :skip]
             centre[part], cls[part] = (t.cpu().numpy() for t in place)
@@ -282,9 +282,10 @@ class Predictor:
                 task.take()
             yield wanted.future.result()
 
-    def _features(
+    def features(
         self, array: Any, at: np.ndarray, stride: int, layout: features.Layout, level: int
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs int8 [n, inputs], mixture centre int32 [n] and activity class uint8 [n] of the pixels at ``at``."""
         device = self.backend.device
         if not self.backend.numba:
             where = torch.from_numpy(at).to(device)

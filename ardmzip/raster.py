@@ -39,33 +39,36 @@ def checksum(samples: np.ndarray) -> int:
 
 def encode(
     samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int] | None,
-    progress: Progress | None = None, forced: bool = False,
+    progress: Progress | None = None, forced: bool = False, phase: tuple[int, int] | None = None,
 ) -> Container:  # fmt: skip
     """Code samples uint8 or uint16 [height, width, channels] in one piece, or in tiles of the given height and width.
 
-    forced: as for body.Encoder. The container lacks format and metadata.
+    forced: as for body.Encoder. phase: of the lattice; None: the one that suits the samples. The container lacks format
+    and metadata.
     """
     height, width = samples.shape[:2]
     if tile is None or (tile[0] >= height and tile[1] >= width):
-        encoder.phase = _phase(samples, described)
+        encoder.phase = _phase(samples, described) if phase is None else phase
         coded = _with_checksums(encoder.encode(samples, described.depth, progress, forced), samples)
     else:
-        coded = _encode_tiles(samples, described, encoder, tile, progress, forced)
+        coded = _encode_tiles(samples, described, encoder, tile, progress, forced, phase)
     return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
 
 
 def _encode_tiles(
     samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int], progress: Progress | None,
-    forced: bool,
+    forced: bool, phase: tuple[int, int] | None,
 ) -> Container:  # fmt: skip
     height, width = samples.shape[:2]
     rectangles = tiling.grid(height, width, tile)
     # a phase and a model for all tiles, by the one in the middle
     middle = samples[rectangles[len(rectangles) // 2].slices]
-    if min(rectangles[-1].height, rectangles[-1].width) > 1:
+    if phase is not None:
+        encoder.phase = phase
+    elif min(rectangles[-1].height, rectangles[-1].width) > 1:
         encoder.phase = _phase(middle, described)
     if described.depth >= 8:
-        encoder.network(_colour_planes(middle, described))
+        encoder.network(colour_planes(middle, described))
     with _threads(described.depth >= 8, len(rectangles)) as (at_once, threads):
         encoders = [encoder.fork(threads) for _ in rectangles]
 
@@ -100,6 +103,7 @@ def decode(
     within the image; not together with a level. Streams and tiles that are not needed are not looked at.
     """
     level = min(level, c.order.levels)
+    load = changed(c, load)
     if c.tile is None:
         samples = _checked(c, cache(load), None, c.pixel_format, level, progress)
         samples = samples if region is None else samples[region.slices].copy()
@@ -135,7 +139,7 @@ def holds(c: Container, load: Loader, samples: np.ndarray, progress: Progress | 
     try:
         if c.tile is None:
             return np.array_equal(decode(c, load, progress), samples)
-        whole = Rectangle(0, 0, c.height, c.width)
+        whole, load = Rectangle(0, 0, c.height, c.width), changed(c, load)
         return all(_decode_tiles(c, load, whole, 0, equal, progress)) and checksum(samples) == c.pixel_crc
     except FormatError:
         return False
@@ -188,7 +192,8 @@ def _with_checksums(c: Container, samples: np.ndarray) -> Container:
     return replace(c, pixel_crc=checksum(samples), level_crcs=crcs)
 
 
-def _colour_planes(samples: np.ndarray, described: PixelFormat) -> np.ndarray:
+def colour_planes(samples: np.ndarray, described: PixelFormat) -> np.ndarray:
+    """The planes of the colours that a model codes; of 16-bit samples those of their high bits."""
     from ardmzip.image import to_planes
 
     colours = samples[:, :, : described.colours]
@@ -201,7 +206,22 @@ def _phase(samples: np.ndarray, described: PixelFormat) -> tuple[int, int]:
         return 0, 0
     from ardmzip import codec
 
-    return codec.lattice_phase(_colour_planes(samples, described))
+    return codec.lattice_phase(colour_planes(samples, described))
+
+
+def changed(c: Container, load: Loader) -> Loader:
+    """What gives the model as the file changes it."""
+    if c.changes is None:
+        return load
+    payload = c.changes
+
+    def load_changed() -> tuple[Model, Backend]:
+        from ardmzip import changes
+
+        model, backend = load()
+        return changes.apply(changes.unpack(payload, model), model), backend
+
+    return load_changed
 
 
 @contextmanager

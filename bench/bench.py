@@ -59,7 +59,7 @@ def make_codecs(names: Sequence[str], args: argparse.Namespace) -> tuple[list[co
         try:
             codec = codecs.make(name, args.threads, model=args.model, device=args.device)
         except codecs.MissingCodec as error:
-            print(f"{codecs.LABELS[name]} left out: {error}", file=sys.stderr)
+            print(f"{(codecs.LABELS | codecs.EFFORTS)[name]} left out: {error}", file=sys.stderr)
             continue
         loading = time.perf_counter() - begin
         startup[name] = loading + codecs.warm_up(codec)

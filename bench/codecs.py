@@ -44,14 +44,22 @@ LABELS = {
     "jxl-e9": "JPEG XL e9",
 }
 
+#: The same of bench.effort.
+EFFORTS = {f"ardmzip-e{effort}": f"ardmzip --effort {effort}" for effort in (0, 3, 6, 9)} | {
+    "jxl-e7": LABELS["jxl-e7"],
+    "jxl-e9": LABELS["jxl-e9"],
+    "jxl-e10": "JPEG XL e10",
+}
+
 
 #: Whether ardmzip's heads learn; None is what the model says.
 _LEARNS = {"ardmzip": None, "ardmzip-frozen": False, "ardmzip-fast": None, "ardmzip-fast-learn": True}
 
 
 def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None = None, device: str = "cpu") -> Codec:
-    """The codec called ``name`` (a key of LABELS) on ``threads`` threads. The keywords matter to ardmzip only."""
-    if name in _LEARNS:
+    """The codec called ``name`` (a key of LABELS or EFFORTS) on ``threads`` threads. The keywords matter to ardmzip
+    only."""
+    if name in _LEARNS or name.startswith("ardmzip-e"):
         return _ardmzip(name, "fast" if name.startswith("ardmzip-fast") else model, steps, device)
     if name == "png":
         return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_pillow)
@@ -64,12 +72,12 @@ def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None 
     if name == "jpeg-ls":
         version = imagecodecs.jpegls_version()
         return Codec(name, LABELS[name], version, _encode_jpegls, imagecodecs.jpegls_decode)
-    if name in ("jxl-e7", "jxl-e9"):
+    if name in ("jxl-e7", "jxl-e9", "jxl-e10"):
         # numthreads: imagecodecs reads 0 as "all cores" and takes at most 32
-        encode = partial(_encode_jxl, effort=int(name[-1]), threads=threads)
+        encode = partial(_encode_jxl, effort=int(name.removeprefix("jxl-e")), threads=threads)
         decode = partial(imagecodecs.jpegxl_decode, numthreads=threads)
         return Codec(name, LABELS[name], imagecodecs.jpegxl_version(), encode, decode)
-    raise ValueError(f"no codec is called {name!r}; there are {', '.join(LABELS)}")
+    raise ValueError(f"no codec is called {name!r}; there are {', '.join(LABELS | EFFORTS)}")
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -133,12 +141,15 @@ def _ardmzip(name: str, model: str, steps: int | None, device: str) -> Codec:
         models = candidates() if model == AUTO else [load(model)]
     except ModelError as error:
         raise MissingCodec(str(error)) from error
+    effort = int(name.removeprefix("ardmzip-e")) if name in EFFORTS else None
     # verification is decoding, which is measured by itself
     return Codec(
         name,
-        LABELS[name],
+        (LABELS | EFFORTS)[name],
         f"ardmzip {ardmzip.__version__}, model {' or '.join(f'{m.name} ({m.id.hex()})' for m in models)}",
-        partial(compress, model=model, steps=steps, learn=_LEARNS[name], device=device, verify=False),
+        partial(
+            compress, model=model, steps=steps, learn=_LEARNS.get(name), effort=effort, device=device, verify=False
+        ),
         lambda data: np.asarray(decompress(data, model=None if model == AUTO else model, device=device)),
     )
 

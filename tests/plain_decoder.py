@@ -316,10 +316,44 @@ def batches(n: int, seen: int, ends: list[int] | None) -> Iterator[int]:
         seen += size
 
 
+def changed(data: bytes, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a model with the changes of a file: "Changes". data: the pace and the words."""
+    pace, stream = data[0], Stream(np.frombuffer(data[1:], "<u4"))
+    tensors = dict(tensors)
+
+    def steps(count: int) -> list[int]:
+        ratio = stream.symbol([0, *(2**23 + n * 2**19 for n in range(17))])
+        if ratio == 0:
+            return [0] * count
+        weights = [ratio ** abs(s) * 18 ** (15 - abs(s)) for s in range(-15, 16)]
+        bounds = [sum(weights[:n]) * (2**24 - 31) // sum(weights) + n for n in range(32)]
+        return [stream.symbol(bounds) - 15 for _ in range(count)]
+
+    for e in range(18):
+        i = 0
+        while f"expert.{e}.{i}.bias" in tensors:
+            bias, weight, shift = (tensors[f"expert.{e}.{i}.{part}"].tolist() for part in ("bias", "weight", "shift"))
+            moved = [b + step * 2 ** (s + 1) for b, step, s in zip(bias, steps(len(bias)), shift, strict=True)]
+            rows = [
+                [clamp((w * (32 + step) + 16) >> 5, -127, 127) for w in row]
+                for row, step in zip(weight, steps(len(bias)), strict=True)
+            ]
+            tensors |= {f"expert.{e}.{i}.bias": np.array(moved), f"expert.{e}.{i}.weight": np.array(rows)}
+            i += 1
+        if f"learning.{e}.rate" in tensors:
+            rate = tensors[f"learning.{e}.rate"].tolist()
+            tensors[f"learning.{e}.rate"] = np.array([min((r * pace) >> 4, 2**31 - 1) for r in rate])
+    assert stream.state == 0
+    assert not stream.words
+    return tensors
+
+
 def decode(container, tensors: dict[str, np.ndarray], level: int = 0, least: int = 2**15) -> np.ndarray:
     """Q_level, uint8 [channels, rows, columns], of an image without batches of more than 65,536 pixels. level: 0, or
     level - 1 is cut. least: pixels that a cut level adds."""
     table = {name.split(".")[1]: array.tolist() for name, array in tensors.items() if name.startswith("table.")}
+    if container.changes is not None:
+        tensors = changed(container.changes, tensors)
     side = [byte - 256 if byte > 127 else byte for byte in container.side_info]
     height, width, (py, px) = container.height, container.width, container.phase
     levels = 0

@@ -197,6 +197,7 @@ def test_short_form_only_where_nothing_is_lost():
         {"batch_ends": (9,)},
         {"calls": (0, 3)},
         {"metadata": b""},
+        {"changes": b"x"},
         {"width": 529},
         {"level_crcs": (1,), "width": 300, "height": 300},
     ):

@@ -226,6 +226,15 @@ def head(learning: bool, batches: int | None = None) -> str:
     return "learning head" + ("" if batches is None else f", {batches} planned {unit}")
 
 
+def fitted(spent: int, saved: int) -> str:
+    """What changes of the model cost and save in a file.
+
+    >>> fitted(1900, 6100)
+    'changes of the model take 1900 bytes and save 6100'
+    """
+    return f"changes of the model take {spent} bytes and save {saved}"
+
+
 def model_name(identity: bytes) -> str | None:
     """The name of the installed model with this id, else the id; None if the file needs no model."""
     from ardmzip import model

@@ -16,6 +16,7 @@ import click
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
+from ardmzip.efforts import DEFAULT, MOST
 from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Settings:
     steps: int | None
     learn: bool | None
     batches: int | None
+    effort: int | None
     tile: int | str | None
     device: str
     backend: str
@@ -68,6 +70,7 @@ Examples:
   ardmzip compress -r photos --jobs 4 --continue-on-error
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
+  ardmzip compress --effort 9 img.png            slower, a smaller file
   ardmzip compress --tile 1024 map.tif           tiles of about 1024 x 1024 pixels
   ardmzip compress --strip img.png               without EXIF data, colour profile and texts
   ardmzip compress - < img.png > img.ardm        from stdin to stdout
@@ -99,6 +102,11 @@ Suffixes of the images that -r takes:
     "not learn by default needs --learn too.",
 )  # fmt: skip
 @click.option(
+    "--effort", type=click.IntRange(0, MOST), metavar="0..9",
+    help=f"How hard to try for a small file: 0 is quickest, {MOST} fits the model to the image with all care. "
+    f"Restoring takes as long as ever.  [default: {DEFAULT}]",
+)  # fmt: skip
+@click.option(
     "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
     help="Cut the image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
     "of them. none codes it in one piece; auto takes tiles of about 2048 for images of 2^24 pixels or more.",
@@ -114,9 +122,9 @@ Suffixes of the images that -r takes:
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, learn: bool | None, batches: int | None,
-    tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool, quiet: bool, verbose: bool,
-    as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool, workers: int,
-    continue_on_error: bool, max_pixels: int,
+    effort: int | None, tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool,
+    quiet: bool, verbose: bool, as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool,
+    workers: int, continue_on_error: bool, max_pixels: int,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -137,7 +145,7 @@ def compress(
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
     settings = Settings(
-        model, steps, learn, batches, None if tile == "none" else tile, device, backend, force, remove,
+        model, steps, learn, batches, effort, None if tile == "none" else tile, device, backend, force, remove,
         not no_verify, strip, force_jpeg, max_pixels, messages,
     )  # fmt: skip
     return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
@@ -160,8 +168,8 @@ def _compress(job: Job, s: Settings) -> common.Report:
     with Bar(job.label, s.messages.quiet) as bar:
         begun = time.perf_counter()
         data = api.compress(
-            picture, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, device=s.device, backend=s.backend,
-            tile=s.tile, strip=s.strip, verify=s.verify, progress=bar, gains=gains,
+            picture, model=s.model, steps=s.steps, learn=s.learn, batches=s.batches, effort=s.effort,
+            device=s.device, backend=s.backend, tile=s.tile, strip=s.strip, verify=s.verify, progress=bar, gains=gains,
         )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)
@@ -196,7 +204,8 @@ def _tell(
     )  # fmt: skip
     useless = " (learning is of no use here)" if wanted and not report.learning else ""
     details = f"{common.details(container, report, s.device, s.backend, useless)}, {times}"
-    measured = [*_levels(gains or []), *(_learned(gains or []) if report.learning else [])]
+    changes = [] if container.changes is None else [common.fitted(len(container.changes), container.saved)]
+    measured = [*changes, *_levels(gains or []), *(_learned(gains or []) if report.learning else [])]
     s.messages.tell(report, f"{job.label} -> {job.output}  {report.figures}", details, *measured)
     return report
 

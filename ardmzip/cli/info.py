@@ -44,7 +44,7 @@ def info(
 
     FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
     that), nor what is one with them: files of small images have one checksum for both. Header bytes are all that are
-    neither metadata, side information, stream nor stored samples.
+    neither metadata, side information, changes of the model, stream nor stored samples.
     """
     target = None if heatmap is None else Path(heatmap)
     if target is not None and len(files) > 1:
@@ -115,9 +115,11 @@ def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict
         "tiles": len(c.tiles),
         "preview_levels": _preview_levels(c),
         "batches": None if c.batch_ends is None else len(c.batch_ends),
-        "header_bytes": len(data) - stream - stored - side - len(c.metadata or b""),
+        "header_bytes": len(data) - stream - stored - side - len(c.metadata or b"") - len(c.changes or b""),
         "metadata_bytes": len(c.metadata or b""),
         "side_info_bytes": side,
+        "changes_bytes": len(c.changes or b""),
+        "changes_save_bytes": c.saved,
         "stream_bytes": stream,
         "streams": sum(len(part.segments) for part in parts),
         "stored_bytes": stored,
@@ -138,6 +140,7 @@ def _lines(v: dict[str, Any]) -> list[str]:
     sizes = [f"{v['header_bytes']} bytes header"]
     sizes += [f"{v['metadata_bytes']} metadata"] if v["metadata"] else []
     sizes += [f"{v['side_info_bytes']} side information, {v['stream_bytes']} in {streams}"] if v["streams"] else []
+    sizes += [f"{v['changes_bytes']} changes of the model"] if v["changes_bytes"] else []
     sizes += [f"{v['stored_bytes']} stored"] if v["stored_bytes"] else []
     rows = {
         "image": f"{v['width']} x {v['height']} {v['kind']}, {v['raw_bytes']} bytes raw",
@@ -152,6 +155,8 @@ def _lines(v: dict[str, Any]) -> list[str]:
             f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
             f"{common.head(v['learning'], v['batches'])}"
         )
+    if v["changes_bytes"]:
+        rows["fitted"] = common.fitted(v["changes_bytes"], v["changes_save_bytes"])
     if v["tile"] is not None:
         rows["tiles"] = f"{v['tiles']} of {v['tile'][0]} x {v['tile'][1]} pixels or less"
     alone = v["preview_levels"]

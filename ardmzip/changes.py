@@ -1,0 +1,170 @@
+"""Changes of a model that a file carries (docs/FORMAT.md, "Changes"): how they are coded, and what they do.
+
+They are small integers: steps of the biases, and of the rows of weights, of the layers before the head. A changed model
+is as exact as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ardmzip.errors import FormatError
+
+if TYPE_CHECKING:
+    from ardmzip.model import Model
+
+#: No step is larger.
+STEP_MAX = 15
+#: Distributions of the steps of a target: all zero, or the steps fall off by the factor ratio / RATIO_ONE.
+RATIOS, RATIO_ONE = 16, 18
+#: Frequencies sum to this (mixture.TOTAL).
+_TOTAL = 1 << 24
+#: Unit of the pace of learning heads, and the most.
+PACE_ONE, PACE_MAX = 16, 255
+#: A step of a bias makes 2**BIAS_BITS units of the layer's output; one of a row of weights 2**-ROW_BITS of itself.
+BIAS_BITS, ROW_BITS = 1, 5
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """Steps, int8 [outputs] each, by the names of what they change (``targets``). pace: of learning heads, in
+    1/PACE_ONE of the model's rates."""
+
+    steps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pace: int = PACE_ONE
+
+
+def are_some(changes: Changes) -> bool:
+    """Whether a file has to carry them."""
+    return bool(changes.steps) or changes.pace != PACE_ONE
+
+
+def targets(model: Model) -> dict[str, int]:
+    """Names and outputs of all that can change, in the order in which its steps are coded: ``E.I.bias`` are the biases
+    of layer I of expert E, ``E.I.weight`` its rows of weights."""
+    from ardmzip.features import EXPERTS
+
+    found: dict[str, int] = {}
+    for e in range(EXPERTS):
+        i = 0
+        while f"expert.{e}.{i}.bias" in model.tensors:
+            outputs = len(model.tensors[f"expert.{e}.{i}.bias"])
+            found |= {f"{e}.{i}.bias": outputs, f"{e}.{i}.weight": outputs}
+            i += 1
+    return found
+
+
+@cache
+def _ratio_row() -> np.ndarray:
+    """Frequencies less one, float32 [1 + RATIOS]: half of all targets are taken not to change."""
+    frequencies = [_TOTAL // 2] + [_TOTAL // 2 // RATIOS] * RATIOS
+    return np.array(frequencies, np.float32) - 1
+
+
+@cache
+def step_frequencies(ratio: int) -> tuple[int, ...]:
+    """Frequencies of the steps -STEP_MAX to STEP_MAX of a target with some ratio, 1 to RATIOS.
+
+    >>> row = step_frequencies(2)
+    >>> sum(row) == 2**24, row[15] > 8 * row[16] > 64 * row[17]
+    (True, True)
+    """
+    steps = range(-STEP_MAX, STEP_MAX + 1)
+    weights = [ratio ** abs(step) * RATIO_ONE ** (STEP_MAX - abs(step)) for step in steps]
+    below, bounds = 0, [0]
+    for i, weight in enumerate(weights, 1):
+        below += weight
+        bounds.append(below * (_TOTAL - len(weights)) // sum(weights) + i)
+    return tuple(b - a for a, b in pairwise(bounds))
+
+
+@cache
+def _step_row(ratio: int) -> np.ndarray:
+    return np.array(step_frequencies(ratio), np.float32) - 1
+
+
+def _best_ratio(steps: np.ndarray) -> int:
+    """The ratio that codes steps in the fewest bits; 0 if all are zero."""
+    if not steps.any():
+        return 0
+    count = np.bincount(steps.astype(np.int64) + STEP_MAX, minlength=2 * STEP_MAX + 1)
+    bits = [-(count * np.log2(step_frequencies(ratio))).sum() for ratio in range(1, RATIOS + 1)]
+    return 1 + int(np.argmin(bits))
+
+
+def pack(changes: Changes, model: Model) -> bytes:
+    """As bytes: the pace and rANS words."""
+    import constriction
+
+    family = constriction.stream.model.Categorical(perfect=False)
+    coder = constriction.stream.stack.AnsCoder()
+    for name in reversed(targets(model)):
+        steps = changes.steps.get(name, np.zeros(1, np.int8))
+        ratio = _best_ratio(steps)
+        if ratio:
+            symbols = steps.astype(np.int32) + STEP_MAX
+            coder.encode_reverse(symbols, family, np.tile(_step_row(ratio), (len(symbols), 1)))
+        coder.encode_reverse(np.array([ratio], np.int32), family, _ratio_row()[None])
+    return bytes([changes.pace]) + coder.get_compressed().astype("<u4").tobytes()
+
+
+def unpack(data: bytes, model: Model) -> Changes:
+    """The changes that ``pack`` made bytes of; raises FormatError."""
+    import constriction
+
+    pace, words = data[0] if data else 0, data[1:]
+    if pace == 0 or len(words) % 4:
+        raise FormatError(f"damaged changes: {len(data)} bytes, pace {pace}")
+    family = constriction.stream.model.Categorical(perfect=False)
+    try:
+        coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
+    except ValueError as error:  # the last word is 0
+        raise FormatError(f"damaged changes: {error}") from error
+    found = {}
+    for name, outputs in targets(model).items():
+        ratio = int(coder.decode(family, _ratio_row()[None])[0])
+        if ratio:
+            symbols = coder.decode(family, np.tile(_step_row(ratio), (outputs, 1)))
+            found[name] = (symbols - STEP_MAX).astype(np.int8)
+    if not coder.is_empty():
+        raise FormatError("damaged changes: they do not end where the model does")
+    return Changes(found, pace)
+
+
+def bias_unit(shift: np.ndarray) -> np.ndarray:
+    """What a step adds to a bias, int64 [outputs]: twice what makes one unit of the layer's output."""
+    return np.int64(1) << (shift.astype(np.int64) + BIAS_BITS)
+
+
+def scaled(weight: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Rows of weights int8 [outputs, inputs], each by so many steps larger, rounded."""
+    factor = (1 << ROW_BITS) + steps.astype(np.int32)[:, None]
+    return np.clip((weight * factor + (1 << (ROW_BITS - 1))) >> ROW_BITS, -127, 127).astype(np.int8)
+
+
+def apply(changes: Changes, model: Model) -> Model:
+    """The changed model; raises FormatError if a sum of it would leave 32 bits."""
+    from ardmzip.model import sums_fit
+
+    tensors = dict(model.tensors)
+    if changes.pace != PACE_ONE:
+        for name in [name for name in tensors if name.endswith(".rate")]:
+            rate = (tensors[name].astype(np.int64) * changes.pace) >> 4
+            tensors[name] = np.minimum(rate, 2**31 - 1).astype(np.int32)
+    for name, steps in changes.steps.items():
+        layer, part = f"expert.{name}".rsplit(".", 1)
+        weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"].astype(np.int64)
+        if part == "bias":
+            bias += bias_unit(tensors[f"{layer}.shift"]) * steps
+        else:
+            weight = scaled(weight, steps)
+        if not sums_fit(weight, bias):
+            raise FormatError(f"damaged changes: the sums of {layer} leave 32 bits")
+        tensors |= {f"{layer}.weight": weight, f"{layer}.bias": bias.astype(np.int32)}
+    return replace(model, tensors=tensors)

@@ -1,0 +1,155 @@
+"""Fitting: changes of biases that make images shorter by more than it takes to send them.
+
+Samples of the images are coded as the codec does it, learning heads included, several times. The gradient of the code
+length goes on through the layers before the head, and moves their biases, which keep what they have learned from one
+pass to the next, while the heads begin anew. So the biases are fitted to what learning leaves over.
+
+All sums are exact and all else is single rounded operations in a fixed order: every machine finds the same changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ardmzip import changes, learning, network
+from ardmzip.changes import STEP_MAX, Changes
+from ardmzip.fitting.backward import Trunk
+from ardmzip.fitting.samples import Samples, collect
+from ardmzip.learning import Head
+from ardmzip.model import Model
+from ardmzip.network import Backend, Layer, exact_arithmetic
+from ardmzip.predictor import Activations, LearnedDistribution, Predictor
+
+Progress = Callable[[float], None]
+
+#: Pixels after which biases move.
+BATCH = 2048
+#: Bits that a unit of a step is taken to cost, for biases.
+PRICE = 2.0
+#: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
+RATE, FIRST, SECOND = 0.3, 0.9, 0.99
+_EPSILON = 2.0**-40
+#: Fewer samples of an expert than this tell nothing.
+MIN_SAMPLES = 4 * BATCH
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much work fitting may take: most pixels of an expert to look at, and how often."""
+
+    samples: int = 100_000
+    passes: int = 4
+
+
+def fit(
+    images: Sequence[np.ndarray], model: Model, budget: Budget, *, phase: tuple[int, int] | None = None,
+    threads: int | None = None, progress: Progress | None = None,
+) -> Changes:  # fmt: skip
+    """Changes that suit images, planes uint8 [channels, height, width] each, whose heads learn; the caller finds out
+    whether they pay.
+
+    phase: of the lattice; None: what suits each image. threads: None: as many as torch is set to.
+    """
+    backend = network.backend("cpu")
+    samples = collect(images, model, backend, budget.samples, phase)
+    samples = {expert: s for expert, s in samples.items() if len(s) >= MIN_SAMPLES}
+    done, total = 0, sum(map(len, samples.values()))
+    found: dict[str, np.ndarray] = {}
+    with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
+        work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
+        for expert, future in work.items():
+            found |= future.result()
+            done += len(samples[expert])
+            if progress:
+                progress(done / total)
+    return Changes({name: steps for name, steps in found.items() if steps.any()})
+
+
+class _Steps:
+    """Steps of one target, and how they move (Adam, Kingma and Ba 2015)."""
+
+    def __init__(self, count: int) -> None:
+        self._exact, self._first, self._second = np.zeros((3, count))
+        self._moves = 0
+
+    @property
+    def whole(self) -> np.ndarray:
+        """int8 [outputs]."""
+        return np.rint(self._exact).astype(np.int8)
+
+    def move(self, gradient: np.ndarray, price: float, rate: float) -> None:
+        """gradient: of the images' bits by a step, price: bits of a step, both a pixel; rate: the largest move."""
+        gradient = gradient + price * np.sign(self._exact)
+        self._moves += 1
+        self._first = FIRST * self._first + (1 - FIRST) * gradient
+        self._second = SECOND * self._second + (1 - SECOND) * (gradient * gradient)
+        first = self._first / (1 - FIRST**self._moves)
+        root = np.sqrt(self._second / (1 - SECOND**self._moves))
+        self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
+
+
+class _Layer:
+    """A layer of a trunk, and the steps that change it."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.bias, self.weight = (_Steps(len(layer.bias)) for _ in range(2))
+        self._weight, self._bias = layer.weight.numpy(), layer.bias.numpy().astype(np.int64)
+        self._unit = changes.bias_unit(layer.shift.numpy())
+
+    def change(self, trunk: Trunk, number: int) -> None:
+        """Put the changed layer into a trunk."""
+        trunk.biases[number] = (self._bias + self._unit * self.bias.whole).astype(np.int32)
+        trunk.weights[number] = torch.from_numpy(changes.scaled(self._weight, self.weight.whole))
+
+
+def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
+    """Steps of an expert, by target."""
+    experts, _ = model.on(torch.device("cpu"))
+    trunk = Trunk(experts[expert], backend)
+    layers = [_Layer(layer) for layer in experts[expert].layers]
+    hidden, skip = experts[expert].halves.shape[1], learning.skip_inputs(expert)
+    inputs = torch.zeros(BATCH, learning.padded_inputs(hidden, expert), dtype=torch.int8)
+    inputs[:, hidden + skip] = learning.BIAS_INPUT
+    predictor = Predictor(model, backend, None)
+    count, done = len(samples), 0
+    for _ in range(passes):
+        head = Head(model.untaught(expert), samples.context_count)
+        for first in range(0, count, BATCH):
+            part = slice(first, min(first + BATCH, count))
+            n = part.stop - first
+            x = torch.from_numpy(samples.inputs[part])
+            outputs = trunk.forward(x)
+            inputs[:n, :hidden], inputs[:n, hidden : hidden + skip] = outputs[-1], x[:, :skip]
+            activations = Activations(inputs[:n], samples.centre[part], samples.cls[part], samples.contexts[part])
+            slopes = np.empty((n, hidden))
+            start = 0
+            for size in learning.batches(head.seen, n):
+                own = slice(start, start + size)
+                batch = LearnedDistribution(head, activations[own], predictor)
+                values = samples.values[part][own]
+                _by_hidden(batch.gradient(values), head, slopes[own])
+                batch.learn(values)
+                start += size
+            # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
+            unit = 1 / (1024 * 2**15 * n)
+            rate, price = RATE * (1 - done / (passes * count)), PRICE / samples.pixels
+            for i, (layer, (sums, products)) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
+                layer.bias.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
+                layer.weight.move(products * unit / 2.0**changes.ROW_BITS, price, rate)
+                layer.change(trunk, i)
+            done += n
+    found = {f"{expert}.{i}.bias": layer.bias.whole for i, layer in enumerate(layers)}
+    return found | {f"{expert}.{i}.weight": layer.weight.whole for i, layer in enumerate(layers)}
+
+
+def _by_hidden(gradient: torch.Tensor, head: Head, slopes: np.ndarray) -> None:
+    """Gradient by a head's outputs, int8 [2 * padded, n] by halves, as that by the last hidden layer: exact."""
+    half, outputs = len(gradient) // 2, len(head.exact)
+    g = gradient[:outputs].double() * (1 << network.HEAD_SPLIT) + gradient[half : half + outputs]
+    weight = head.weight[:outputs].double() * (1 << network.HEAD_SPLIT) + head.weight[half : half + outputs]
+    torch.mm(g.t(), weight[:, : slopes.shape[1]], out=torch.from_numpy(slopes))

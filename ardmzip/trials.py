@@ -1,0 +1,122 @@
+"""Coding an image in several ways, and keeping the smallest file (docs/FITTING.md).
+
+The first try is that of raster.encode, so no effort makes a larger file than another one that tries less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ardmzip import raster, tiling
+from ardmzip.body import Encoder, Progress, share_of
+from ardmzip.container import Container, pack
+from ardmzip.efforts import Effort
+from ardmzip.errors import FormatError
+from ardmzip.pixelformat import PixelFormat
+from ardmzip.tiling import Rectangle
+
+if TYPE_CHECKING:
+    from ardmzip.changes import Changes
+
+#: Tiles that are looked at, if there are more.
+TILES = 4
+
+
+class _Trials:
+    """One image, and the smallest file of it so far."""
+
+    def __init__(
+        self, samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int] | None, forced: bool,
+        progress: Iterator[Progress | None],
+    ) -> None:  # fmt: skip
+        from ardmzip.changes import Changes
+
+        self.encoder = encoder
+        self._samples, self._described, self._tile, self._forced = samples, described, tile, forced
+        self.progress = progress
+        self.best = raster.encode(samples, described, encoder, tile, next(progress), forced)
+        self.phase, self.changes = encoder.phase, Changes()
+        self._unchanged = len(pack(self.best))
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """Planes of the image, or of some of its tiles."""
+        height, width = self._samples.shape[:2]
+        whole = Rectangle(0, 0, height, width)
+        places = [whole] if self._tile is None else tiling.grid(height, width, self._tile)
+        chosen = places[len(places) // (2 * TILES) :: -(-len(places) // TILES)]
+        return [raster.colour_planes(self._samples[place.slices], self._described) for place in chosen]
+
+    def attempt(self, phase: tuple[int, int], tried: Changes) -> bool:
+        """Code in a phase and with changes; whether that is the smallest file so far."""
+        from ardmzip import changes
+
+        model, report = self.encoder.loaded()[0], next(self.progress)
+        try:
+            encoder = self.encoder.with_model(changes.apply(tried, model))
+        except FormatError:  # sums would leave 32 bits
+            return False
+        coded = raster.encode(self._samples, self._described, encoder, self._tile, report, self._forced, phase)
+        if not coded.uses_model:
+            return False
+        size = len(pack(coded))
+        if changes.are_some(tried):
+            saved = max(0, self._unchanged - size)
+            coded = replace(coded, changes=changes.pack(tried, model), saved=saved)
+        else:
+            self._unchanged = min(size, self._unchanged)
+        if len(pack(coded)) >= len(pack(self.best)):
+            return False
+        self.best, self.phase, self.changes = coded, phase, tried
+        if self.encoder.gains is not None:
+            self.encoder.gains[:] = encoder.gains or []
+        return True
+
+
+def encode(
+    samples: np.ndarray, described: PixelFormat, encoder: Encoder, tile: tuple[int, int] | None, effort: Effort,
+    progress: Progress | None = None, forced: bool = False,
+) -> Container:  # fmt: skip
+    """raster.encode, and then all that an effort tries."""
+    trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort.stages))
+    if trials.best.uses_model and described.depth >= 8:
+        _try(trials, effort)
+    if progress:
+        progress(1.0)
+    return trials.best
+
+
+def _try(trials: _Trials, effort: Effort) -> None:
+    if effort.phases:
+        from ardmzip import choice
+
+        planes = trials.parts[len(trials.parts) // 2]
+        phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
+        if phase != trials.phase:
+            trials.attempt(phase, trials.changes)
+    if not any(part.learning for part in trials.best.parts):
+        return
+    for pace in effort.paces:
+        if not trials.attempt(trials.phase, replace(trials.changes, pace=pace)):
+            break
+    if effort.passes:
+        from ardmzip import changes
+        from ardmzip.fitting.fit import Budget, fit
+
+        model = changes.apply(trials.changes, trials.encoder.loaded()[0])
+        found = fit(
+            trials.parts, model, Budget(effort.samples, effort.passes), phase=trials.phase,
+            threads=trials.encoder.threads, progress=next(trials.progress),
+        )  # fmt: skip
+        if found.steps:
+            trials.attempt(trials.phase, replace(found, pace=trials.changes.pace))
+
+
+def _shares(progress: Progress | None, stages: int) -> Iterator[Progress | None]:
+    """The progress of each of some stages."""
+    for stage in range(stages):
+        yield share_of(progress, stage / stages, (stage + 1) / stages)
