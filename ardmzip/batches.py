@@ -1,7 +1,7 @@
 """Many pictures to ``.ardm`` files and back: small ones of one size in lock-step, the others one after the other.
 
-Every file is that of coding its picture alone. In a batch small images are coded with frozen heads, where learning is of
-no use, unless it is asked for.
+Every file is that of coding its picture alone. Tiny images are coded with frozen heads, as learning is of no use there,
+unless it is asked for.
 """
 
 from __future__ import annotations

@@ -203,7 +203,6 @@ class Encoder:
         colours = (channels + 1) // 2 * 2 - 1
         return Container(width, height, colours, self.phase, NO_MODEL, b"", None, (), None, stored=payload)
 
-
     def encode_stack(self, stack: np.ndarray, forced: bool = False) -> list[Container]:
         """The bodies of small gray or RGB images (lockstep.suits) of 8 bits, uint8 [images, height, width, channels].
 

@@ -75,7 +75,7 @@ def estimated_bytes(planes: np.ndarray, chosen: Model, backend: Backend, phase: 
 
 
 def estimates(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """``estimated_bytes`` of each of several small images, uint8 [images, channels, height, width]: float64 [images]."""
+    """``estimated_bytes`` of several small images, uint8 [images, channels, height, width]: float64 [images]."""
     order = _order(planes, phase)
     bits, pixels = np.zeros(len(planes)), 0
     with _predictor(planes, chosen, backend, phase) as predictor:
@@ -125,8 +125,8 @@ def _samples(
         pixels = np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
         for channel in range(channels):
             atom = Atom(level, kind, channel)
-            lattice = planes[(slice(None), channel, *order.lattice(level, kind))]
-            values = lattice.reshape(images, -1)[:, pixels].ravel()
+            rows, columns = order.lattice(level, kind)
+            values = planes[:, channel, rows, columns].reshape(images, -1)[:, pixels].ravel()
             distribution = predictor.distribution(atom, known, *stacked_offsets(order, atom, pixels, images))
             widths = distribution.intervals(values)[1].reshape(2, images, -1)
             # each as a lone image has them in memory, so that the sum is the same to the last bit

@@ -174,7 +174,8 @@ class Pyramid:
         if level not in self._arrays:
             coarser = self.array(level + 1)
             self._arrays[level] = features.unknown_array(*self.order.level_shape(level), self._images)
-            self._inner(level)[(..., *self.order.known(level), slice(None))] = features.without_border(coarser)
+            rows, columns = self.order.known(level)
+            self._inner(level)[..., rows, columns, :] = features.without_border(coarser)
         return self._arrays[level]
 
     def fill(self, atom: Atom, values: np.ndarray) -> None:
@@ -182,7 +183,8 @@ class Pyramid:
         for level in [level for level in self._arrays if level < atom.level]:
             del self._arrays[level]
         self.array(atom.level)
-        lattice = self._inner(atom.level)[(..., *self.order.lattice(atom.level, atom.kind), atom.channel)]
+        rows, columns = self.order.lattice(atom.level, atom.kind)
+        lattice = self._inner(atom.level)[..., rows, columns, atom.channel]
         lattice[:] = values.reshape(lattice.shape)
         # the coarser array is contained in this one
         self._arrays.pop(atom.level + 1, None)

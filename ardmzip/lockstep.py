@@ -1,8 +1,8 @@
 """Many small images of one size at once: every network call serves all of them.
 
-A small image has few pixels an atom, so that calls cost more than what they compute. Here the level arrays of a batch of
-images lie in one stack, and one call predicts an atom of all of them. Each image has a rANS stream of its own, and its
-bytes are those of coding it alone (codec.py): the network is exact, and no pixel looks beyond its own image.
+A small image has few pixels an atom, so that calls cost more than what they compute. Here the level arrays of a batch
+of images lie in one stack, and one call predicts an atom of all of them. Each image has a rANS stream of its own, and
+its bytes are those of coding it alone (codec.py): the network is exact, and no pixel looks beyond its own image.
 
 The heads are frozen here: those that learn are different in every image.
 """
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ardmzip import codec, kernels, mixture, rans
+from ardmzip import codec, mixture, rans
 from ardmzip.container import Container
 from ardmzip.errors import FormatError
 from ardmzip.model import Model
@@ -60,8 +60,8 @@ class _EncodingCoder:
     def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
         py, px = (0, 0) if atom.level == 0 else self._order.phase
         step = 1 << atom.level
-        level = self._planes[:, atom.channel, py::step, px::step]
-        values = np.ascontiguousarray(level[(slice(None), *self._order.lattice(atom.level, atom.kind))]).ravel()
+        rows, columns = self._order.lattice(atom.level, atom.kind)
+        values = self._planes[:, atom.channel, py::step, px::step][:, rows, columns].ravel()
         start, width = distribution.intervals(values)
         self._note(self._by_image(start), self._by_image(width))
         return values
