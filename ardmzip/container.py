@@ -31,8 +31,8 @@ MAX_SIDE_INFO = 255
 #: Batches of learning heads that a file may list.
 MAX_BATCHES = 1 << 16
 
-_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
-_KNOWN_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
+GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING = 1, 2, 4, 8
+_KNOWN_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
@@ -228,7 +228,7 @@ def pack_body(c: Container) -> bytes:
 
 def _flags(c: Container) -> int:
     return (
-        (_FLAG_GRAY if c.channels == 1 else 0)
+        (GRAY if c.channels == 1 else 0)
         | (_FLAG_PHASE_Y if c.phase[0] else 0)
         | (_FLAG_PHASE_X if c.phase[1] else 0)
         | (_FLAG_LEARNING if c.learning else 0)
@@ -292,7 +292,7 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
         _check_file_crc(view)
     pixel_crc = _pixel_crc(reader)
     described = PixelFormat.from_bytes(found[FORMAT]) if FORMAT in found else None
-    colours = 1 if flags & _FLAG_GRAY else 3
+    colours = 1 if flags & GRAY else 3
     if described is not None and described.colours != colours:
         raise FormatError(f"{described.title} samples in a file of {colours} channels")
     extra, depth = (described.extra, described.depth) if described is not None else (False, 8)
@@ -333,7 +333,7 @@ def _tiles(
     tiles = []
     for (_, _, rows, columns), payload in zip(tiling.grid(height, width, tile), payloads, strict=True):
         reader = Reader(payload)
-        own = _read_inner_flags(reader, 1 if flags & _FLAG_GRAY else 3, _phase(flags))
+        own = _read_inner_flags(reader, 1 if flags & GRAY else 3, _phase(flags))
         _check_phase(own, columns, rows)
         within = [*_read_chunks(reader, _TILE_NAMES)]
         pixel_crc = _pixel_crc(reader)
@@ -375,7 +375,7 @@ def _read_flags(reader: Reader) -> int:
 def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
     """The flags of a body within a file."""
     flags = _read_flags(reader)
-    if bool(flags & _FLAG_GRAY) != (colours == 1):
+    if bool(flags & GRAY) != (colours == 1):
         raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
     if _phase(flags) != phase:
         raise FormatError(f"a body of another phase than the file (flags 0x{flags:02x})")
@@ -398,7 +398,7 @@ def _body(
     pixel_crc: int | None = None,
 ) -> Container:  # fmt: skip
     """The container of a body's chunks, whose order is right."""
-    channels = 1 if flags & _FLAG_GRAY else 3
+    channels = 1 if flags & GRAY else 3
     order = LatticeOrder(height, width, channels, _phase(flags))
     atoms = order.atom_count
     side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()

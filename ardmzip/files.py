@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SUFFIX = ".ardm"
+#: Of archives.
+ARCHIVE_SUFFIX = ".ardmz"
 #: Suffixes of the formats that images are read from, for finding the images below a folder. Not all that these formats
 #: can hold is supported, and a file of any other name can be named itself.
 SOURCE_SUFFIXES = (

@@ -19,11 +19,11 @@ import numpy as np
 from ardmzip import stored
 from ardmzip.archive import records
 from ardmzip.errors import FormatError
+from ardmzip.files import ARCHIVE_SUFFIX
 from ardmzip.varint import Reader, varint
 
 MAGIC = b"\x9aARZ"
 VERSION = 1
-SUFFIX = ".ardmz"
 BLOCK_MAGIC, END_MAGIC = b"\x9aBLK", b"\x9aEND"
 #: A block ends with the image with which it reaches one of these: images, bytes of records.
 BLOCK_IMAGES, BLOCK_BYTES = 1024, 1 << 20
@@ -61,9 +61,11 @@ def pack_head(settings: dict[str, Any]) -> bytes:
 def head_length(prefix: bytes) -> int:
     """Bytes of the whole head, by its first HEAD_BYTES; raises FormatError for what is no archive."""
     if not MAGIC.startswith(prefix[:4]) or not prefix:
-        raise FormatError(f"not an {SUFFIX} archive: {'wrong magic' if prefix else 'it is empty'}")
+        raise FormatError(f"not an {ARCHIVE_SUFFIX} archive: {'wrong magic' if prefix else 'it is empty'}")
     if len(prefix) > len(MAGIC) and prefix[len(MAGIC)] != VERSION:
-        raise FormatError(f"unknown {SUFFIX} version {prefix[len(MAGIC)]}: this ardmzip reads version {VERSION}")
+        raise FormatError(
+            f"unknown {ARCHIVE_SUFFIX} version {prefix[len(MAGIC)]}: this ardmzip reads version {VERSION}"
+        )
     if len(prefix) < HEAD_BYTES:
         raise FormatError("truncated: the archive ends within its head")
     return HEAD_BYTES + int(_HEAD.unpack(prefix)[2]) + CRC_BYTES

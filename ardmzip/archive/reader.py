@@ -43,6 +43,8 @@ class Entry:
     metadata: dict[str, Any] | None
     width: int
     height: int
+    #: Samples of a pixel.
+    channels: int
     #: CRC-32 of the pixels.
     crc: int
     #: Where its record is, which it may share with images before it.
@@ -224,10 +226,10 @@ class Archive:
         if offset + length > block.end:
             raise FormatError("damaged: its record is not in its block")
         template = d.templates[d.kinds[place]]
-        height, width = records.shape(template)
+        height, width, channels = records.shape(template)
         return Entry(
-            **own, width=width, height=height, crc=d.crcs[place], offset=offset, length=length, template=template,
-            copy_of=None,
+            **own, width=width, height=height, channels=channels, crc=d.crcs[place], offset=offset, length=length,
+            template=template, copy_of=None,
         )  # fmt: skip
 
     def _original(self, name: str) -> Entry:
@@ -249,6 +251,17 @@ class Archive:
         return [name for number in range(len(self.blocks)) for name in self._directory(number).directory.names]
 
     keys = names
+
+    def name_at(self, index: int) -> str:
+        """The name of an image by its number."""
+        number, place = self._place(index)
+        return self._directory(number).directory.names[place]
+
+    def described(self, index: int) -> tuple[str, Label, dict[str, Any] | None]:
+        """Name, label and JSON of an image by its number."""
+        number, place = self._place(index)
+        d = self._directory(number).directory
+        return d.names[place], d.labels[place], d.metadata[place]
 
     def index(self, key: Key) -> int:
         """The number of an image, by its name or by a number that may count from the end."""
@@ -286,6 +299,20 @@ class Archive:
             with self._lock:
                 self._loaded[number] = found
         return found
+
+    def damaged_blocks(self) -> dict[int, FormatError]:
+        """What is wrong with the directories that cannot be read, by the numbers of their blocks."""
+        found = {}
+        for number in range(len(self.blocks)):
+            try:
+                self._directory(number)
+            except FormatError as error:
+                found[number] = error
+        return found
+
+    def numbers(self, block: int) -> range:
+        """The images of a block."""
+        return range(self._starts[block], self._starts[block + 1])
 
     # Images
 

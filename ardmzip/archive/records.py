@@ -8,8 +8,9 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from ardmzip.container import BATCHES, FORMAT, MAGIC, SCHEDULE, STREAM, outline
+from ardmzip.container import BATCHES, FORMAT, GRAY, MAGIC, MODEL_ID_BYTES, SCHEDULE, STREAM, outline
 from ardmzip.errors import FormatError
+from ardmzip.pixelformat import PixelFormat
 from ardmzip.varint import Reader, varint
 
 #: What a record holds: the words of a single stream, or chunks.
@@ -66,12 +67,34 @@ def join(record: Record) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def shape(template: bytes) -> tuple[int, int]:
-    """Height and width of the images of a template.
+def shape(template: bytes) -> tuple[int, int, int]:
+    """Height and width of the images of a template, and the samples of a pixel.
 
     >>> shape(bytes([WORDS, 1, 0, 32, 16]) + bytes(4))
-    (16, 32)
+    (16, 32, 3)
     """
-    reader = Reader(memoryview(template)[3:])
-    width = reader.size("width")
-    return reader.size("height"), width
+    height, width, _, described = _parsed(template)
+    return height, width, described.channels
+
+
+def raw_bytes(template: bytes) -> int:
+    """Bytes of the samples of an image of a template, packed without gaps."""
+    height, width, _, described = _parsed(template)
+    return described.raw_bytes(width, height)
+
+
+def model_id(template: bytes) -> bytes:
+    """The model of the images of a template; NO_MODEL for none."""
+    return _parsed(template)[2]
+
+
+def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
+    """Height, width, model, and format: palettes, whose format need not be here, count as 8-bit gray."""
+    reader = Reader(memoryview(template)[2:])
+    flags = reader.byte()
+    width, height = reader.size("width"), reader.size("height")
+    identity = bytes(reader.take(MODEL_ID_BYTES))
+    described = PixelFormat("gray" if flags & GRAY else "RGB")
+    if reader.left() and reader.byte() == FORMAT:
+        described = PixelFormat.from_bytes(reader.take(reader.varint("chunk length")))
+    return height, width, identity, described

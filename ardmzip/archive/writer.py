@@ -31,10 +31,10 @@ class Writer:
     """
 
     def __init__(self, file: BinaryIO, path: Path, overwrite: bool, blocks: list[Block], directories: list[Directory],
-                 critical: bool, taken_up: int) -> None:  # fmt: skip
-        """See ``create`` and ``append``. taken_up: images at the end of ``directories`` that an interruption left."""
+                 critical: bool, indexed: int) -> None:  # fmt: skip
+        """See ``create`` and ``append``. indexed: blocks that are in an index; an interruption left the others."""
         self._file, self._path, self._overwrite, self._critical = file, path, overwrite, critical
-        self._blocks = blocks
+        self._blocks, self._indexed = blocks, indexed
         self._directory, self._data = Directory(), bytearray()
         self._count = sum(map(len, directories))
         #: Names and their numbers.
@@ -42,7 +42,7 @@ class Writer:
         #: Of images that share a record, whose it is.
         self._copies = {name: of for d in directories for name, of in zip(d.names, d.copies, strict=True) if of}
         #: Images of an interrupted writer that are kept: the last ones, in order.
-        self.resumed = [*self.numbers][len(self.numbers) - taken_up :]
+        self.resumed = [name for d in directories[indexed:] for name in d.names]
         if len(self.numbers) != self._count:
             raise FormatError("damaged: two images of the archive have the same name")
 
@@ -98,6 +98,7 @@ class Writer:
         head: bytes | None, found: list[FoundBlock], end: int = 0, critical: bool = False,
     ) -> Writer:  # fmt: skip
         """A writer behind what is there: a head that is written if it is given, and the blocks that were found."""
+        indexed = len(known)
         known = [*known, *(layout.block_of(block.offset, block.head, block.directory) for block in found)]
         directories = [*directories, *(block.directory for block in found)]
         if found:
@@ -110,8 +111,7 @@ class Writer:
             critical = layout.has_critical_chunks(head)
         file.truncate(end)
         file.seek(end)
-        taken_up = sum(len(block.directory) for block in found)
-        return Writer(file, path, overwrite, known, directories, critical, taken_up)
+        return Writer(file, path, overwrite, known, directories, critical, indexed)
 
     def __enter__(self) -> Writer:
         return self
@@ -126,6 +126,11 @@ class Writer:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def kept(self) -> int:
+        """Images in complete blocks that are not in an index yet: what an interruption leaves."""
+        return sum(block.images for block in self._blocks[self._indexed :])
 
     @property
     def unfinished(self) -> Path:
