@@ -8,6 +8,6 @@ from ardmzip.plugin import register_pillow_opener
 __version__ = "0.1.0"
 
 __all__ = [
-    "Archive", "ArdmError", "BackendError", "FormatError", "ImageError", "ModelError", "OptionError", "__version__", "compress",
-    "decompress", "decompress_array", "register_pillow_opener",
+    "Archive", "ArdmError", "BackendError", "FormatError", "ImageError", "ModelError", "OptionError", "__version__",
+    "compress", "decompress", "decompress_array", "register_pillow_opener",
 ]  # fmt: skip
