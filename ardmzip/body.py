@@ -216,10 +216,12 @@ class Encoder:
             if not forced and _is_next_to_nothing(quick[i], samples):
                 bodies[i] = self._stored(samples, min(stored.smallest(samples, 8), quick[i], key=len))
         left = np.array([i for i, body in enumerate(bodies) if body is None], np.int64)
+        if not len(left):
+            return [body for body in bodies if body is not None]
         known = choice.candidates() if self.model is None else [self.model]
         backend = network.backend(self.device, self.backend)
-        planes = np.stack([to_planes(stack[i]) for i in left]) if len(left) else np.empty((0, 1, 1, 1), np.uint8)
-        best = choice.best_models(planes, known, backend) if len(left) else []
+        planes = np.stack([to_planes(stack[i]) for i in left])
+        best = choice.best_models(planes, known, backend)
         for model in known:
             own = [place for place, chosen in enumerate(best) if chosen is model]
             if not own:
