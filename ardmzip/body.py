@@ -226,9 +226,9 @@ class Encoder:
             own = [place for place, chosen in enumerate(best) if chosen is model]
             if not own:
                 continue
-            coded = [replace(c, pixel_crc=None) for c in lockstep.encode(planes[own], model, backend)]
-            estimates = np.zeros(len(own)) if forced else choice.estimates(planes[own], model, backend)
+            coded, estimates = lockstep.encode_estimated(planes[own], model, backend, estimate=not forced)
             for i, body, estimate in zip(left[own], coded, estimates.tolist(), strict=True):
+                body = replace(body, pixel_crc=None)
                 samples, bound = stack[i], len(quick[i])
                 if forced:
                     bodies[i] = self._smaller(body, self._stored(samples, quick[i]), 0)

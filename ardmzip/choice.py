@@ -19,6 +19,8 @@ from ardmzip.predictor import Predictor, code_length, stacked_offsets
 CANDIDATES = ("photo", "thumb")
 #: Pixels of each atom that is looked at: enough to tell models apart that differ by some per cent.
 SAMPLE = 512
+#: Finest levels by whose pixels the length of an image is estimated.
+ESTIMATE_LEVELS = 2
 
 
 def candidates() -> list[Model]:
@@ -71,19 +73,32 @@ def estimated_bytes(planes: np.ndarray, chosen: Model, backend: Backend, phase: 
 
     planes: uint8 [channels, height, width]; phase: of the lattice.
     """
-    return float(estimates(planes[None], chosen, backend, phase)[0])
+    order = _order(planes[None], phase)
+    with _predictor(planes[None], chosen, backend, phase) as predictor:
+        levels = range(min(ESTIMATE_LEVELS, order.levels))
+        samples = [one for level in levels for one in _samples(planes[None], order, level, range(KINDS), predictor)]
+    return float(estimates(samples, 1, planes.size)[0])
 
 
-def estimates(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """``estimated_bytes`` of several small images, uint8 [images, channels, height, width]: float64 [images]."""
-    order = _order(planes, phase)
-    bits, pixels = np.zeros(len(planes)), 0
-    with _predictor(planes, chosen, backend, phase) as predictor:
-        for level in range(min(2, order.levels)):
-            for sample in _samples(planes, order, level, range(KINDS), predictor):
-                bits += sample.bits * sample.size / sample.pixels
-                pixels += sample.size
-    return bits / pixels * planes[0].size / 8 if pixels else np.full(len(planes), float(planes[0].size))
+def estimates(samples: Iterable[Sample], images: int, subpixels: int) -> np.ndarray:
+    """About how many bytes images of so many sub-pixels take, float64 [images], by samples of the atoms of the finest
+    levels, in the order of the levels from 0 on, of kinds and of channels."""
+    bits, pixels = np.zeros(images), 0
+    for sample in samples:
+        bits += sample.bits * sample.size / sample.pixels
+        pixels += sample.size
+    return bits / pixels * subpixels / 8 if pixels else np.full(images, float(subpixels))
+
+
+def sampled_pixels(size: int) -> np.ndarray:
+    """Which pixels of an atom of ``size`` are looked at: int64 [n], numbers in raster order."""
+    return np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
+
+
+def code_lengths(widths: np.ndarray) -> np.ndarray:
+    """Code lengths of images: widths uint32 [images, 2, n] of their nibbles' intervals -> float64 [images]."""
+    # each as a lone image has them in memory, so that the sum is the same to the last bit
+    return np.array([code_length(np.ascontiguousarray(own)) for own in widths])
 
 
 def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:
@@ -100,7 +115,7 @@ def _predictor(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """The code length of some pixels of an atom, which has ``size``, in each image: float64 [images]."""
 
     bits: np.ndarray
@@ -110,7 +125,7 @@ class _Sample:
 
 def _samples(
     planes: np.ndarray, order: LatticeOrder, level: int, kinds: Iterable[int], predictor: Predictor
-) -> Iterator[_Sample]:
+) -> Iterator[Sample]:
     """Samples of the atoms of some lattices of a level, those that are not empty, in all channels."""
     if level:
         planes = planes[:, :, order.phase[0] :: 1 << level, order.phase[1] :: 1 << level]
@@ -122,13 +137,11 @@ def _samples(
         size = int(np.prod(order.lattice_shape(level, kind)))
         if size == 0:
             continue
-        pixels = np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
+        pixels = sampled_pixels(size)
         for channel in range(channels):
             atom = Atom(level, kind, channel)
             rows, columns = order.lattice(level, kind)
             values = planes[:, channel, rows, columns].reshape(images, -1)[:, pixels].ravel()
             distribution = predictor.distribution(atom, known, *stacked_offsets(order, atom, pixels, images))
-            widths = distribution.intervals(values)[1].reshape(2, images, -1)
-            # each as a lone image has them in memory, so that the sum is the same to the last bit
-            bits = [code_length(np.ascontiguousarray(widths[:, i])) for i in range(images)]
-            yield _Sample(np.array(bits), len(pixels), size)
+            widths = distribution.intervals(values)[1].reshape(2, images, -1).transpose(1, 0, 2)
+            yield Sample(code_lengths(widths), len(pixels), size)

@@ -9,14 +9,14 @@ The heads are frozen here: those that learn are different in every image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
-from ardmzip import codec, mixture, rans
+from ardmzip import choice, codec, mixture, rans
 from ardmzip.container import Container
 from ardmzip.errors import FormatError
 from ardmzip.model import Model
@@ -47,6 +47,8 @@ class _EncodingCoder:
         self._planes, self._order = planes, order
         #: Intervals of the symbols of each image, in coding order.
         self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size), np.uint32)
+        #: Where those of each atom begin.
+        self.places: dict[Atom, int] = {}
         self._done = 0
 
     def base(self, channels: int) -> np.ndarray:
@@ -63,6 +65,7 @@ class _EncodingCoder:
         rows, columns = self._order.lattice(atom.level, atom.kind)
         values = self._planes[:, atom.channel, py::step, px::step][:, rows, columns].ravel()
         start, width = distribution.intervals(values)
+        self.places[atom] = self._done
         self._note(self._by_image(start), self._by_image(width))
         return values
 
@@ -70,6 +73,16 @@ class _EncodingCoder:
         """[2, images * n], high and low nibbles -> [images, 2 n], the high ones of an image before its low ones."""
         images = len(self._planes)
         return nibbles.reshape(2, images, -1).transpose(1, 0, 2).reshape(images, -1)
+
+    def samples(self) -> Iterator[choice.Sample]:
+        """Of the finest levels, as choice.estimated_bytes takes them."""
+        for level in range(min(choice.ESTIMATE_LEVELS, self._order.levels)):
+            for atom in (atom for atom in self._order.atoms if atom.level == level and atom in self.places):
+                size = int(np.prod(self._order.lattice_shape(atom.level, atom.kind)))
+                pixels = choice.sampled_pixels(size)
+                first = self.places[atom]
+                widths = self.width[:, first : first + 2 * size].reshape(-1, 2, size)
+                yield choice.Sample(choice.code_lengths(widths[:, :, pixels]), len(pixels), size)
 
     def _note(self, start: np.ndarray, width: np.ndarray) -> None:
         part = slice(self._done, self._done + start.shape[1])
@@ -132,6 +145,13 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUN
 
     The containers are those of codec.encode with ``learn=False``.
     """
+    return encode_estimated(planes, model, backend, chunk, estimate=False)[0]
+
+
+def encode_estimated(
+    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, estimate: bool = True
+) -> tuple[list[Container], np.ndarray]:
+    """``encode``, and what choice.estimated_bytes says of each image, which costs little here: float64 [images]."""
     images, channels, height, width = planes.shape
     if not suits(height, width):
         raise ValueError(f"images of {width} x {height} pixels are not small")
@@ -139,13 +159,15 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUN
     coder = _EncodingCoder(planes, order)
     with Predictor(model, backend, None, chunk) as predictor:
         _walk(order, range(order.atom_count), images, predictor, coder)
-    return [
+    estimates = choice.estimates(coder.samples() if estimate else (), images, planes[0].size)
+    containers = [
         Container(
             width=width, height=height, channels=channels, phase=order.phase, model_id=model.id, side_info=b"",
             calls=None, segments=(words,), pixel_crc=codec.pixel_checksum(planes[i]),
         )
         for i, words in enumerate(rans.stacked_words(coder.start, coder.width))
     ]  # fmt: skip
+    return containers, estimates
 
 
 @dataclass(frozen=True)

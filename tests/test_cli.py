@@ -24,7 +24,8 @@ from ardmzip.errors import ArdmError
 ROOT = Path(ardmzip.__file__).parent.parent
 WIDTH, HEIGHT = 24, 16
 COMMANDS = (
-    "compress", "decompress", "test", "info", "pack", "list", "unpack", "extract", "repair", "schedule", "train", "models",
+    "compress", "decompress", "test", "info", "pack", "list", "unpack", "extract", "repair", "schedule", "train",
+    "models",
 )  # fmt: skip
 HEAVY = ("torch", "numba", "PIL", "rich", "matplotlib", "safetensors")
 

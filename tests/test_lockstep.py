@@ -77,8 +77,8 @@ def test_what_is_coded_alone(photo, cpu):
 
 def test_choices_are_those_of_single_images(cpu):
     models = [model.load("photo"), model.load("thumb")]
-    planes = images(5, 3, 26, 30)
+    planes = images(5, 3, 50, 47)  # atoms of more pixels than are looked at, and of fewer
     best = choice.best_models(planes, models, cpu)
     assert [m.name for m in best] == [choice.best_model(own, models, cpu).name for own in planes]
-    estimates = choice.estimates(planes, models[0], cpu)
+    _, estimates = lockstep.encode_estimated(planes, models[0], cpu)
     assert estimates.tolist() == [choice.estimated_bytes(own, models[0], cpu) for own in planes]

@@ -130,7 +130,7 @@ def _pack(
 
         coder = None if workers == 1 else partial(_in_processes, options=options, workers=workers)
         packing.pack(items(files), writer, options, batch=batch, report=report, go_on=go_on, coder=coder)
-        if len(writer) == 0:
+        if len(writer) == 0 or counter.count == 0:
             raise click.ClickException("there are no images to pack")
 
 
