@@ -26,8 +26,9 @@ from ardmzip.predictor import CHUNK, Distribution, Predictor, stacked_offsets
 
 #: Larger images gain nothing, and would carry side information of their own.
 MAX_PIXELS = codec.SIDE_INFO_PIXELS - 1
-#: Pixels of the images that go through the network together, which bounds the memory: about 400 bytes each.
-BATCH_PIXELS = 1 << 21
+#: Pixels of the images that go through the network together: more gain nothing (python -m bench.batches), and take
+#: memory, about 400 bytes each.
+BATCH_PIXELS = 1 << 18
 
 
 class Coder(Protocol):

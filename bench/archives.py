@@ -1,10 +1,15 @@
-"""An archive of very many tiny images: memory and time of packing, listing and reading one.
+"""Archives: what they cost beside the rANS words, and very many tiny images.
 
+    python -m bench.archives --cifar SHEET [--limit N]
     python -m bench.archives [--images 100000] [--side 8] [--model thumb]
 
-The images, gradients with noise, are made while they are packed, by a process of its own, with the given model and
-without verification. Then ``ardmzip list`` runs on the archive, and one image is read, counting bytes. Peak memory is
-the largest resident set of each process, as in bench.memory.
+The first packs the images of a CIFAR-10 sheet (bench.cifar), models and coders chosen by the encoder, compares every
+pixel, and tells the size of the archive, all of it, and how many bytes are read for one image.
+
+The second tells memory and time of packing, listing and reading one. The images, gradients with noise, are made while
+they are packed, by a process of its own, with the given model and without verification. Then ``ardmzip list`` runs on
+the archive, and one image is read, counting bytes. Peak memory is the largest resident set of each process, as in
+bench.memory.
 """
 
 from __future__ import annotations
@@ -61,13 +66,63 @@ def _pack(path: Path, count: int, side: int, model: str) -> None:
         packing.pack(_items(count, side), writer, options, batch=4096)
 
 
+def _cifar(sheet: Path, limit: int | None) -> int:
+    import numpy as np
+
+    from ardmzip import Archive, formats
+    from ardmzip.archive import packing
+    from ardmzip.archive.writer import Writer
+    from ardmzip.batches import Options
+    from ardmzip.container import unpack
+    from ardmzip.sources import Item
+    from bench.cifar import cut
+    from bench.images import read
+
+    images = cut(read(sheet))[:limit]
+    pictures = [formats.from_array(np.ascontiguousarray(image)) for image in images]
+    items = [Item(f"{i:04}.png", None, None, lambda p=p: p) for i, p in enumerate(pictures)]  # type: ignore[misc]
+    options = Options(verify=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cifar.ardmz"
+        begin = time.perf_counter()
+        with Writer.create(path, packing.settings(options)) as writer:
+            packing.pack(items, writer, options)
+        packed = time.perf_counter() - begin
+        with Counting(path) as file:
+            archive = Archive(file)  # type: ignore[arg-type]
+            number = min(517, len(images) - 1)
+            same = np.array_equal(archive.array(f"{number:04}.png"), images[number])
+            cost, record = file.total, archive.entry(number).length
+        archive = Archive(path)
+        files = [unpack(archive.file(i)) for i in range(len(archive))]
+        words = sum(sum(words.nbytes for words in c.segments) + len(c.stored or b"") for c in files)
+        begin = time.perf_counter()
+        found = (one for part in archive.batches(range(len(archive))) for one in archive.arrays(part))
+        same = same and all(map(np.array_equal, found, images))
+        restored = time.perf_counter() - begin
+        size = os.path.getsize(path)
+    dimensions = images.size
+    print(f"{len(images)} images, pixels {'equal' if same else 'DIFFER'}\n")
+    print(f"archive: {size} bytes, {8 * size / dimensions:.4f} bits per dimension")
+    print(f"rANS words: {words} bytes, {8 * words / dimensions:.4f} bits per dimension")
+    above = size - words
+    print(f"beside them: {above / len(images):.2f} bytes an image, {8 * above / dimensions:.4f} bits per dimension")
+    print(f"image {number}: {cost} bytes read, {record} of them its record")
+    print(f"pack {len(images) / packed:.0f} images a second, restore {len(images) / restored:.0f}")
+    return 0 if same else 1
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.archives", description="An archive of very many images.")
     parser.add_argument("--images", type=int, default=100_000, metavar="N")
     parser.add_argument("--side", type=int, default=8, metavar="PIXELS")
     parser.add_argument("--model", default="thumb", metavar="M")
     parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)  # what the process of its own does
+    parser.add_argument("--cifar", type=Path, metavar="SHEET", help="the images of a CIFAR-10 sheet instead")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of the sheet")
     args = parser.parse_args(argv)
+    if args.cifar is not None:
+        return _cifar(args.cifar, args.limit)
     if args.pack is not None:
         _pack(args.pack, args.images, args.side, args.model)
         return 0

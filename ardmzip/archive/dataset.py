@@ -119,7 +119,7 @@ class IterableArchiveDataset(IterableDataset[Sample]):
         starts = np.arange(0, len(self), self._batch)
         if self._seed is None:
             for start in starts[number::workers].tolist():
-                yield from self._samples.of(range(start, min(start + self._batch, len(self))))
+                yield from self._decoded(range(start, min(start + self._batch, len(self))))
             return
         random = np.random.default_rng([self._seed, self._epoch])
         own = random.permutation(starts)[number::workers]
@@ -129,5 +129,8 @@ class IterableArchiveDataset(IterableDataset[Sample]):
                 np.arange(start, min(start + self._batch, len(self))) for start in own[first : first + self._window]
             ]
             indices = random.permutation(np.concatenate(parts)).tolist()
-            for start in range(0, len(indices), self._batch):
-                yield from self._samples.of(indices[start : start + self._batch])
+            yield from self._decoded(indices)
+
+    def _decoded(self, indices: Sequence[int]) -> Iterator[Sample]:
+        for part in self._samples.archive.batches(indices, self._batch):
+            yield from self._samples.of(part)

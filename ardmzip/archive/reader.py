@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from ardmzip.formats import Picture
 
-#: Images that are decoded together where many are wanted.
-BATCH = 256
+#: Images that are decoded together where many are wanted, and their pixels.
+BATCH, BATCH_PIXELS = 256, 1 << 20
 #: The last index is looked for in pieces of so many bytes, from the end on.
 _SEARCHED = 1 << 20
 
@@ -379,8 +379,28 @@ class Archive:
         return self[key]
 
     def __iter__(self) -> Iterator[Image.Image]:
-        for start in range(0, len(self), BATCH):
-            yield from self[start : start + BATCH]
+        from ardmzip import formats
+
+        for part in self.batches(range(len(self))):
+            for picture in self.pictures(part):
+                yield formats.to_image(picture)
+
+    def batches(self, indices: Iterable[int], most: int = BATCH) -> Iterator[list[int]]:
+        """Images to be decoded together: up to ``most`` small ones, or few large ones, as they take more memory."""
+        part: list[int] = []
+        pixels = 0
+        for index in indices:
+            try:
+                entry = self._entry(index)
+                pixels += entry.width * entry.height
+            except FormatError:  # which reading it tells
+                pass
+            part.append(index)
+            if len(part) >= most or pixels >= BATCH_PIXELS:
+                yield part
+                part, pixels = [], 0
+        if part:
+            yield part
 
     values = __iter__
 

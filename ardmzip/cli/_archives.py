@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,9 @@ def is_archive(path: Path | None) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def read_all(archive: Archive, complain: Any, wanted: Iterable[int] | None = None) -> Iterator[tuple[int, Picture]]:
-    """All images, or those that are wanted, with their numbers; ``complain(name, error)`` is told of damaged ones."""
-    from ardmzip.archive.reader import BATCH
-
-    numbers = [*readable(archive, complain)] if wanted is None else [*wanted]
-    for start in range(0, len(numbers), BATCH):
-        part = numbers[start : start + BATCH]
+def read_all(archive: Archive, complain: Any) -> Iterator[tuple[int, Picture]]:
+    """All images with their numbers; ``complain(name, error)`` is told of damaged ones."""
+    for part in archive.batches(readable(archive, complain)):
         for index, found in zip(part, archive.read(part), strict=True):
             if isinstance(found, ArdmError):
                 complain(name_of(archive, index), found)

@@ -214,12 +214,13 @@ def extract(
         with Archive(file, model=model, device=device, backend=backend, max_pixels=max_pixels) as archive:
             wanted = [_find(archive, name) for name in names]
             failed = 0
-            for index, found in zip(wanted, archive.read(wanted), strict=True):
+            found = (one for part in archive.batches(wanted) for one in zip(part, archive.read(part), strict=True))
+            for index, picture in found:
                 name = archive.name_at(index)
                 try:
-                    if isinstance(found, ArdmError):
-                        raise found
-                    _extract(name, found, out, single, force, file, quiet)
+                    if isinstance(picture, ArdmError):
+                        raise picture
+                    _extract(name, picture, out, single, force, file, quiet)
                 except (ArdmError, OSError) as error:
                     failed += 1
                     common.complain(f"{file}: {name}", common.describe(error) or str(error))
