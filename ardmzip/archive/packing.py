@@ -112,7 +112,8 @@ def pack(
     waiting: deque[_Batch] = deque()
 
     def begun() -> Iterator[list[Picture]]:
-        for work in _batches(_left(items, writer, tell, fail if go_on else None), known, options, batch, fail):
+        left = _left(items, writer, known.archive, tell, fail if go_on else None)
+        for work in _batches(left, known, options, batch, fail):
             waiting.append(work)
             yield work.pictures
 
@@ -150,16 +151,21 @@ def _known(writer: Writer) -> _Known:
 
 
 def _left(
-    items: Iterable[Item], writer: Writer, tell: Report, fail: Callable[[str, ArdmError], None] | None
-) -> Iterator[Item]:
-    """The items behind those that the writer has from before an interruption, which must be the first ones.
+    items: Iterable[Item], writer: Writer, archive: Archive, tell: Report,
+    fail: Callable[[str, ArdmError], None] | None,
+) -> Iterator[Item]:  # fmt: skip
+    """The items behind those that the writer has from before an interruption, which must be the first ones, and the
+    same. They are read again for that, which takes little time beside coding.
 
-    fail: told of those that are missing among them, as they could not be packed; None if there cannot be any.
+    archive: the images that the writer has. fail: told of those that are missing among them, as they could not be
+    packed; None if there cannot be any.
     """
     done = deque(writer.resumed)
     names = set(writer.numbers)
     for item in items:
         if done and item.name == done[0]:
+            if not _is_packed(item, archive):
+                raise ArdmError(f"{writer.unfinished}: {item.name} has changed since it was packed there")
             tell(done.popleft(), None)
         elif done and fail is None:
             raise ArdmError(f"{writer.unfinished} was made of other images: {done[0]} is next, not {item.name}")
@@ -175,6 +181,13 @@ def _left(
             yield item
     if done:
         raise ArdmError(f"{writer.unfinished} was made of other images: {done[0]} is not among these")
+
+
+def _is_packed(item: Item, archive: Archive) -> bool:
+    """Whether an item is the image of its name in an archive, by the checksum of the pixels."""
+    picture, entry = item.image(), archive.entry(item.name)
+    same_size = (picture.height, picture.width) == (entry.height, entry.width)
+    return same_size and raster.checksum(picture.samples) == entry.crc
 
 
 def _batches(

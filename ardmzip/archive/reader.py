@@ -87,10 +87,21 @@ def _index_at(source: ByteSource, stop: int, end: bytes) -> tuple[list[Block], b
     length = layout.index_length(end)
     if length is None or length > stop - layout.END_BYTES:
         return None
+    start = stop - layout.END_BYTES - length
     try:
-        return layout.unpack_index(source.read(stop - layout.END_BYTES - length, length) + end)
+        blocks, critical = layout.unpack_index(source.read(start, length) + end)
     except FormatError:
         return None
+    return None if blocks and blocks[-1].end > start else (blocks, critical)  # gaps are not negative, so all are within
+
+
+def read_head(source: ByteSource) -> bytes:
+    """The head of an archive; raises FormatError if it is not all there."""
+    size = source.size()
+    length = layout.head_length(source.read(0, min(size, layout.HEAD_BYTES)))
+    if length > size:
+        raise FormatError("truncated: the archive ends within its head")
+    return source.read(0, length)
 
 
 def read_directory(source: ByteSource, block: Block) -> Directory:
@@ -197,8 +208,7 @@ class Archive:
 
     def settings(self) -> dict[str, Any]:
         """How the images were coded, as the writer says."""
-        length = layout.head_length(self._source.read(0, layout.HEAD_BYTES))
-        return layout.unpack_head(self._source.read(0, length))
+        return layout.unpack_head(read_head(self._source))
 
     # What is in it
 

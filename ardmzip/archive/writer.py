@@ -13,7 +13,7 @@ from ardmzip.archive import format as layout
 from ardmzip.archive import records
 from ardmzip.archive.bytesource import open_source
 from ardmzip.archive.format import Block, Directory, Label
-from ardmzip.archive.reader import Archive, find_index, read_directory
+from ardmzip.archive.reader import Archive, find_index, read_directory, read_head
 from ardmzip.archive.recovery import FoundBlock, blocks, following
 from ardmzip.errors import ArdmError, FormatError
 from ardmzip.files import atomic_file, check_target, publish
@@ -236,15 +236,14 @@ def repair(path: Path, target: Path, overwrite: bool = False) -> Repaired:
     if the head of the archive is damaged.
     """
     source = open_source(path)
-    start = layout.head_length(source.read(0, min(source.size(), layout.HEAD_BYTES)))
-    head = source.read(0, start)
+    head = read_head(source)
     layout.unpack_head(head)
     kept: list[Block] = []
     names: set[str] = set()
     notes: list[str] = []
     with atomic_file(target, overwrite) as file:
         file.write(head)
-        for found in blocks(source, start):
+        for found in blocks(source, len(head)):
             directory = found.directory
             if not len(directory) or not names.isdisjoint(directory.names):
                 continue  # nothing of it is there, or it is there twice

@@ -185,6 +185,25 @@ def test_damage_is_of_one_image_or_of_one_block(archive_file):
     assert bad == sorted({13, *range(16, 24), *(i for i in range(42) if i % 5 == 4 and i - 3 in range(16, 24))})
 
 
+def test_every_damaged_byte_is_noticed_or_does_no_harm(archive_file):
+    data = archive_file.read_bytes()
+    want = [picture.samples.tobytes() for picture in Archive(archive_file).pictures(range(42))]
+    rng = np.random.default_rng(3)
+    noticed = 0
+    for at in rng.permutation(len(data))[:150]:
+        broken = bytearray(data)
+        broken[at] ^= 1 << rng.integers(8)
+        try:
+            found = Archive(io.BytesIO(broken)).read(range(42))
+        except FormatError:
+            noticed += 1
+            continue
+        good = [isinstance(one, ArdmError) or one.samples.tobytes() == want[i] for i, one in enumerate(found)]
+        assert all(good)
+        noticed += any(isinstance(one, ArdmError) for one in found)
+    assert noticed > 100
+
+
 def test_a_limit_of_pixels(archive_file):
     with pytest.raises(FormatError, match="limit"):
         Archive(archive_file, max_pixels=11).array(0)

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import made
+from conftest import made, picture
 
 import ardmzip
 from ardmzip import Archive
@@ -107,6 +107,17 @@ def test_what_others_made_is_not_taken_up(part, options):
     assert len(Archive(target)) == 3
 
 
+def test_images_that_have_changed_are_noticed(part, options):
+    path, _ = part
+    target = path.with_suffix("")
+    with (
+        pytest.raises(ArdmError, match=r"a/005\.png has changed"),
+        Writer.create(target, packing.settings(options), resume=True) as writer,
+    ):
+        packing.pack(made(42, **{"a/005.png": lambda: picture(500)}), writer, options)
+    assert path.exists()
+
+
 def test_two_writers_do_not_meet(tmp_path):
     pytest.importorskip("fcntl")
     with Writer.create(tmp_path / "x.ardmz") as writer:
@@ -116,8 +127,6 @@ def test_two_writers_do_not_meet(tmp_path):
 
 
 def more(count):
-    from conftest import picture
-
     from ardmzip.sources import Item
 
     for i in range(count):
