@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ardmzip.container import BATCHES, FORMAT, GRAY, MAGIC, MODEL_ID_BYTES, SCHEDULE, STREAM, outline
 from ardmzip.errors import FormatError
@@ -88,6 +89,7 @@ def model_id(template: bytes) -> bytes:
     return _parsed(template)[2]
 
 
+@lru_cache(maxsize=1 << 12)
 def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
     """Height, width, model, and format: palettes, whose format need not be here, count as 8-bit gray."""
     reader = Reader(memoryview(template)[2:])
