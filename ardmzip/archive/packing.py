@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ardmzip import batches, raster
+from ardmzip import api, batches, model, raster
 from ardmzip.archive.reader import Archive
 from ardmzip.archive.writer import Writer
 from ardmzip.batches import Options
@@ -31,9 +31,10 @@ Report = Callable[[str, "ArdmError | OSError | None"], None]
 
 
 def settings(options: Options) -> dict[str, Any]:
-    """What of the options determines an archive, for its head."""
+    """What of the options determines an archive, for its head. Raises ModelError for a model that is not there."""
+    loaded = None if options.model == api.AUTO else model.load(options.model)
     return {
-        "model": str(options.model), "steps": options.steps, "learn": options.learn, "batches": options.batches,
+        "model": api.AUTO if loaded is None else f"{loaded.name} {loaded.id.hex()}", "steps": options.steps, "learn": options.learn, "batches": options.batches,
         "tile": options.tile, "strip": options.strip,
     }  # fmt: skip
 

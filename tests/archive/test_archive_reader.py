@@ -99,6 +99,15 @@ def test_it_can_be_pickled_and_used_by_threads(archive_file):
             assert (found == images[i]).all()
 
 
+def test_threads_decode_with_the_model_at_the_same_time():
+    archive = Archive(Path(__file__).parent.parent / "golden" / "archive.ardmz")
+    want = [picture.samples.tobytes() for picture in archive.pictures(range(len(archive)))]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            found = pool.map(lambda i: archive.array(i).tobytes(), range(len(archive)))
+            assert list(found) == want
+
+
 def _checksums(archive: Archive, wanted: list[int], queue) -> None:
     queue.put([archive.array(i).tobytes() for i in wanted])
 
