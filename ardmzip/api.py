@@ -105,15 +105,11 @@ def compress(
     encoder = Encoder(loaded, steps, learn, batches, device, backend, None if gains is None else found)
     forced = loaded is not None and described.layout != "palette" and described.depth >= 8
     cut = _tile(tile, picture.height, picture.width)
-    kind = None if described.is_plain else described
     tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
     coded = trials.encode(picture.samples, described, encoder, cut, tried, report, forced)
-    data = pack(replace(coded, format=kind, metadata=kept))
-    if len(data) > described.raw_bytes(picture.width, picture.height):  # many tiles, or checksums of levels
-        plain = pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept))
-        if len(plain) < len(data):
-            data = plain
-            found.clear()
+    data, coded_so = packed(coded, picture, kept)
+    if not coded_so:
+        found.clear()
     if gains is not None:
         gains.extend(found)
     if progress:
@@ -125,6 +121,23 @@ def compress(
     if progress:
         progress(1.0)
     return data
+
+
+def packed(coded: Container, picture: Picture, kept: bytes | None) -> tuple[bytes, bool]:
+    """The file of a coded picture, and whether it is coded so: not where it is smaller as it is.
+
+    kept: the payload of its metadata (metadata.pack), None without any.
+    """
+    from ardmzip import raster
+
+    described = picture.format
+    kind = None if described.is_plain else described
+    data = pack(replace(coded, format=kind, metadata=kept))
+    if len(data) > described.raw_bytes(picture.width, picture.height):  # many tiles, or checksums of levels
+        plain = pack(replace(raster.raw(picture.samples, described), format=kind, metadata=kept))
+        if len(plain) < len(data):
+            return plain, False
+    return data, True
 
 
 def decompress(
@@ -228,13 +241,9 @@ def _restored(
     from ardmzip.tiling import Rectangle
 
     def load() -> tuple[Model, Backend]:
-        from ardmzip import model as models
         from ardmzip import network
 
-        loaded = models.find(container.model_id) if model is None else models.load(model)
-        if loaded.id != container.model_id:
-            raise ModelError(f"the file needs model {container.model_id.hex()}, not {loaded.name} ({loaded.id.hex()})")
-        return loaded, network.backend(device, backend)
+        return fitting_model(container.model_id, model), network.backend(device, backend)
 
     kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
     wanted = None
@@ -242,6 +251,16 @@ def _restored(
         x, y, width, height = region
         wanted = Rectangle(y, x, height, width)
     return Picture(raster.decode(container, load, progress, level, wanted), container.pixel_format, kept)
+
+
+def fitting_model(identity: bytes, name: str | Path | None) -> Model:
+    """The model of a file, by its id; or the one that is named, if that is its id. Raises ModelError."""
+    from ardmzip import model as models
+
+    loaded = models.find(identity) if name is None else models.load(name)
+    if loaded.id != identity:
+        raise ModelError(f"the file needs model {identity.hex()}, not {loaded.name} ({loaded.id.hex()})")
+    return loaded
 
 
 def _tile(tile: int | str | None, height: int, width: int) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,18 +139,26 @@ class Encoder:
             return self._smaller(coded, self._stored(samples, stored.raw(samples, depth)), gained)
         quick = stored.quick(samples, depth)
         bound = len(quick) if rival is None else min(rival, len(quick))
-        if depth < 8 or len(quick) <= _NOTHING + samples.size // _NEXT_TO_NOTHING:
+        if depth < 8 or _is_next_to_nothing(quick, samples):
             return self._stored(samples, min(stored.smallest(samples, depth), quick, key=len))
         from ardmzip import choice
 
         planes = to_planes(samples)
         estimate = choice.estimated_bytes(planes, *self.network(planes), self.phase)
+        return self._chosen(samples, depth, quick, bound, estimate, lambda: self._coded(planes, progress), gained)
+
+    def _chosen(
+        self, samples: np.ndarray, depth: int, quick: bytes, bound: int, estimate: float, code: Callable[[], Container],
+        gained: int = 0,
+    ) -> Container:  # fmt: skip
+        """The body by the model, which ``code`` gives, or by a general coder. quick: a payload that is made at once;
+        bound: bytes that the body has to beat; estimate: about how many the model will need."""
         if bound < _LIKELY * estimate:
             best = min(stored.smallest(samples, depth), quick, key=len)
             if min(len(best), bound) < _SURE * estimate:
                 return self._stored(samples, best)
-            return self._smaller(self._coded(planes, progress), self._stored(samples, best), gained)
-        coded = self._coded(planes, progress)
+            return self._smaller(code(), self._stored(samples, best), gained)
+        coded = code()
         if bound < _HOPELESS_BY_ESTIMATE * estimate and len(quick) < _HOPELESS_BY_SIZE * len(pack_body(coded)):
             quick = min(stored.smallest(samples, depth), quick, key=len)
         return self._smaller(coded, self._stored(samples, quick), gained)
@@ -199,6 +208,48 @@ class Encoder:
         height, width, channels = samples.shape
         colours = (channels + 1) // 2 * 2 - 1
         return Container(width, height, colours, self.phase, NO_MODEL, b"", None, (), None, stored=payload)
+
+    def encode_stack(self, stack: np.ndarray, forced: bool = False) -> list[Container]:
+        """The bodies of small gray or RGB images (lockstep.suits) of 8 bits, uint8 [images, height, width, channels].
+
+        They are those that ``encode`` gives with frozen heads and without limits to the number of network calls.
+        """
+        from ardmzip import choice, lockstep, network
+
+        bodies: list[Container | None] = [None] * len(stack)
+        quick = [stored.raw(samples, 8) if forced else stored.quick(samples, 8) for samples in stack]
+        for i, samples in enumerate(stack):
+            if not forced and _is_next_to_nothing(quick[i], samples):
+                bodies[i] = self._stored(samples, min(stored.smallest(samples, 8), quick[i], key=len))
+        left = np.array([i for i, body in enumerate(bodies) if body is None], np.int64)
+        if not len(left):
+            return [body for body in bodies if body is not None]
+        known = choice.candidates() if self.model is None else [self.model]
+        backend = network.backend(self.device, self.backend)
+        planes = np.stack([to_planes(stack[i]) for i in left])
+        best = choice.best_models(planes, known, backend)
+        for model in known:
+            own = [place for place, chosen in enumerate(best) if chosen is model]
+            if not own:
+                continue
+            coded, estimates = lockstep.encode_estimated(planes[own], model, backend, estimate=not forced)
+            for i, body, estimate in zip(left[own], coded, estimates.tolist(), strict=True):
+                body = replace(body, pixel_crc=None)
+                samples, bound = stack[i], len(quick[i])
+                if forced:
+                    bodies[i] = self._smaller(body, self._stored(samples, quick[i]), 0)
+                else:
+                    bodies[i] = self._chosen(samples, 8, quick[i], bound, estimate, partial(_given, body))
+        return [body for body in bodies if body is not None]
+
+
+def _given(body: Container) -> Container:
+    return body
+
+
+def _is_next_to_nothing(payload: bytes, samples: np.ndarray) -> bool:
+    """Whether a payload leaves nothing for the network to gain."""
+    return len(payload) <= _NOTHING + samples.size // _NEXT_TO_NOTHING
 
 
 @dataclass

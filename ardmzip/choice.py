@@ -13,12 +13,14 @@ from ardmzip.features import KINDS
 from ardmzip.model import Model
 from ardmzip.network import Backend
 from ardmzip.order import Atom, LatticeOrder
-from ardmzip.predictor import Predictor, code_length, window_offsets
+from ardmzip.predictor import Predictor, code_length, stacked_offsets
 
 #: Models to choose from, where they are installed. Of equals the first is taken; ``fast`` is for those who ask for it.
 CANDIDATES = ("photo", "thumb")
 #: Pixels of each atom that is looked at: enough to tell models apart that differ by some per cent.
 SAMPLE = 512
+#: Finest levels by whose pixels the length of an image is estimated.
+ESTIMATE_LEVELS = 2
 
 
 def candidates() -> list[Model]:
@@ -35,10 +37,17 @@ def best_model(planes: np.ndarray, models: Sequence[Model], backend: Backend, ph
 
     planes: uint8 [channels, height, width]; phase: of the lattice.
     """
-    if len(models) == 1 or planes[0].size == 1:
-        return models[0]
-    bits = [sampled_bits(planes, candidate, backend, phase) for candidate in models]
-    return models[int(np.argmin(bits))]
+    return best_models(planes[None], models, backend, phase)[0]
+
+
+def best_models(
+    planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0)
+) -> list[Model]:
+    """``best_model`` for each of several small images: uint8 [images, channels, height, width]."""
+    if len(models) == 1 or planes[0, 0].size == 1:
+        return [models[0]] * len(planes)
+    bits = [_sampled_bits(planes, candidate, backend, phase) for candidate in models]
+    return [models[best] for best in np.argmin(bits, axis=0)]
 
 
 def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> float:
@@ -47,13 +56,16 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tup
     That lattice has the fewest known neighbours, so it is where models differ most; and nothing but the image itself is
     needed to code it, as an encoder knows the values of all other lattices.
     """
-    side = codec.side_information(planes, chosen, phase)
-    channels, height, width = planes.shape
-    order = LatticeOrder(height, width, channels, phase)
+    return float(_sampled_bits(planes[None], chosen, backend, phase)[0])
+
+
+def _sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int]) -> np.ndarray:
+    """``sampled_bits`` of each image: float64 [images]."""
+    order = _order(planes, phase)
     # images one pixel high or wide lack some lattices
     kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
-    with Predictor(chosen, backend, side) as predictor:
-        return sum(sample.bits for sample in _samples(planes, order, 0, [kind], predictor))
+    with _predictor(planes, chosen, backend, phase) as predictor:
+        return sum((sample.bits for sample in _samples(planes, order, 0, [kind], predictor)), np.zeros(len(planes)))
 
 
 def best_phase(
@@ -76,23 +88,55 @@ def estimated_bytes(
 
     planes: uint8 [channels, height, width]; phase: of the lattice; sample: pixels of each atom that are looked at.
     """
-    side = codec.side_information(planes, chosen, phase)
-    channels, height, width = planes.shape
-    order = LatticeOrder(height, width, channels, phase)
-    bits, pixels = 0.0, 0
-    with Predictor(chosen, backend, side) as predictor:
-        for level in range(min(2, order.levels)):
-            for found in _samples(planes, order, level, range(KINDS), predictor, sample):
-                bits += found.bits * found.size / found.pixels
-                pixels += found.size
-    return bits / pixels * planes.size / 8 if pixels else float(planes.size)
+    order = _order(planes[None], phase)
+    with _predictor(planes[None], chosen, backend, phase) as predictor:
+        samples = [
+            one
+            for level in range(min(ESTIMATE_LEVELS, order.levels))
+            for one in _samples(planes[None], order, level, range(KINDS), predictor, sample)
+        ]
+    return float(estimates(samples, 1, planes.size)[0])
+
+
+def estimates(samples: Iterable[Sample], images: int, subpixels: int) -> np.ndarray:
+    """About how many bytes images of so many sub-pixels take, float64 [images], by samples of the atoms of the finest
+    levels, in the order of the levels from 0 on, of kinds and of channels."""
+    bits, pixels = np.zeros(images), 0
+    for sample in samples:
+        bits += sample.bits * sample.size / sample.pixels
+        pixels += sample.size
+    return bits / pixels * subpixels / 8 if pixels else np.full(images, float(subpixels))
+
+
+def sampled_pixels(size: int, sample: int = SAMPLE) -> np.ndarray:
+    """Which ``sample`` pixels of an atom of ``size`` are looked at: int64 [n], numbers in raster order."""
+    return np.unique(np.linspace(0, size - 1, min(size, sample)).astype(np.int64))
+
+
+def code_lengths(widths: np.ndarray) -> np.ndarray:
+    """Code lengths of images: widths uint32 [images, 2, n] of their nibbles' intervals -> float64 [images]."""
+    # each as a lone image has them in memory, so that the sum is the same to the last bit
+    return np.array([code_length(np.ascontiguousarray(own)) for own in widths])
+
+
+def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:
+    _, channels, height, width = planes.shape
+    return LatticeOrder(height, width, channels, phase)
+
+
+def _predictor(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int]) -> Predictor:
+    """For one image, or for several that carry no side information."""
+    side = codec.side_information(planes[0], chosen, phase)
+    if side is not None and len(planes) > 1:
+        raise ValueError("images that carry side information are looked at one by one")
+    return Predictor(chosen, backend, side)
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """The code length of some pixels of an atom, which has ``size``."""
+class Sample:
+    """The code length of some pixels of an atom, which has ``size``, in each image: float64 [images]."""
 
-    bits: float
+    bits: np.ndarray
     pixels: int
     size: int
 
@@ -100,21 +144,23 @@ class _Sample:
 def _samples(
     planes: np.ndarray, order: LatticeOrder, level: int, kinds: Iterable[int], predictor: Predictor,
     sample: int = SAMPLE,
-) -> Iterator[_Sample]:  # fmt: skip
+) -> Iterator[Sample]:  # fmt: skip
     """Samples of the atoms of some lattices of a level, those that are not empty, in all channels."""
     if level:
-        planes = planes[:, order.phase[0] :: 1 << level, order.phase[1] :: 1 << level]
-    channels, height, width = planes.shape
-    array = features.unknown_array(height, width)
-    features.without_border(array)[:, :, :channels] = planes.transpose(1, 2, 0)
+        planes = planes[:, :, order.phase[0] :: 1 << level, order.phase[1] :: 1 << level]
+    images, channels, height, width = planes.shape
+    array = features.unknown_array(height, width, (images,))
+    features.without_border(array)[..., :channels] = planes.transpose(0, 2, 3, 1)
     known = predictor.array(array)
     for kind in kinds:
         size = int(np.prod(order.lattice_shape(level, kind)))
         if size == 0:
             continue
-        pixels = np.unique(np.linspace(0, size - 1, min(size, sample)).astype(np.int64))
+        pixels = sampled_pixels(size, sample)
         for channel in range(channels):
             atom = Atom(level, kind, channel)
-            values = planes[channel][order.lattice(level, kind)].ravel()[pixels]
-            distribution = predictor.distribution(atom, known, *window_offsets(order, atom, pixels))
-            yield _Sample(code_length(distribution.intervals(values)[1]), len(pixels), size)
+            rows, columns = order.lattice(level, kind)
+            values = planes[:, channel, rows, columns].reshape(images, -1)[:, pixels].ravel()
+            distribution = predictor.distribution(atom, known, *stacked_offsets(order, atom, pixels, images))
+            widths = distribution.intervals(values)[1].reshape(2, images, -1).transpose(1, 0, 2)
+            yield Sample(code_lengths(widths), len(pixels), size)

@@ -155,13 +155,16 @@ class DecodingCoder:
 
 
 class Pyramid:
-    """Level arrays (features.py) filled as the image becomes known."""
+    """Level arrays (features.py) filled as the image becomes known; or stacks of them, for images of one size that are
+    coded in lock-step (lockstep.py)."""
 
     def __init__(self, order: LatticeOrder, base: np.ndarray) -> None:
+        """base: the base pixel, uint8 [channels]; of several images [images, channels]."""
         self.order = order
+        self._images = base.shape[:-1]
         self._arrays: dict[int, np.ndarray] = {}
-        self._arrays[order.levels] = features.unknown_array(*order.level_shape(order.levels))
-        self._inner(order.levels)[0, 0, : len(base)] = base
+        self._arrays[order.levels] = features.unknown_array(*order.level_shape(order.levels), self._images)
+        self._inner(order.levels)[..., 0, 0, : base.shape[-1]] = base
 
     def _inner(self, level: int) -> np.ndarray:
         return features.without_border(self._arrays[level])
@@ -170,8 +173,9 @@ class Pyramid:
         """The array of a level, made from the coarser one when first asked for."""
         if level not in self._arrays:
             coarser = self.array(level + 1)
-            self._arrays[level] = features.unknown_array(*self.order.level_shape(level))
-            self._inner(level)[self.order.known(level)] = features.without_border(coarser)
+            self._arrays[level] = features.unknown_array(*self.order.level_shape(level), self._images)
+            rows, columns = self.order.known(level)
+            self._inner(level)[..., rows, columns, :] = features.without_border(coarser)
         return self._arrays[level]
 
     def fill(self, atom: Atom, values: np.ndarray) -> None:
@@ -179,15 +183,16 @@ class Pyramid:
         for level in [level for level in self._arrays if level < atom.level]:
             del self._arrays[level]
         self.array(atom.level)
-        shape = self.order.lattice_shape(atom.level, atom.kind)
-        self._inner(atom.level)[self.order.lattice(atom.level, atom.kind)][:, :, atom.channel] = values.reshape(shape)
+        rows, columns = self.order.lattice(atom.level, atom.kind)
+        lattice = self._inner(atom.level)[..., rows, columns, atom.channel]
+        lattice[:] = values.reshape(lattice.shape)
         # the coarser array is contained in this one
         self._arrays.pop(atom.level + 1, None)
 
     def planes(self, channels: int, level: int = 0) -> np.ndarray:
-        """The pixels of a level that is complete: uint8 [channels, rows, columns]."""
+        """The pixels of a level that is complete: uint8 [channels, rows, columns]; of several images one more."""
         self.array(level)
-        return np.ascontiguousarray(self._inner(level)[:, :, :channels].transpose(2, 0, 1), np.uint8)
+        return np.ascontiguousarray(np.moveaxis(self._inner(level)[..., :channels], -1, -3), np.uint8)
 
 
 @dataclass

@@ -34,25 +34,25 @@ MAX_BATCHES = 1 << 16
 #: Of the short form, in which a header and a stream are all: a file of so few pixels is decoded before damage shows.
 MAX_SHORT_PIXELS = 1 << 14
 
-_FLAG_GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SHORT = 1, 2, 4, 8, 16
-_BODY_FLAGS = _FLAG_GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
+GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SHORT = 1, 2, 4, 8, 16
+_BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
-_END, _FORMAT, _METADATA, _SIDE_INFO, _SCHEDULE, _BATCHES, _STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
+_END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
 _LEVELS, _TILING, _HEAD, _TILE = 0x0B, 0x8B, 0x0D, 0x8C
 _CHANGES = 0x84
 #: In the order in which they stand in a body.
 _BODY_NAMES = {
-    _SIDE_INFO: "side information", _SCHEDULE: "schedule", _BATCHES: "batches", _STREAM: "stream",
+    _SIDE_INFO: "side information", SCHEDULE: "schedule", BATCHES: "batches", STREAM: "stream",
     _STORED: "stored samples", _LOW_BITS: "low bits", _ALPHA: "alpha",
 }  # fmt: skip
 #: The same of a tile, and of a file.
 _TILE_NAMES = {_LEVELS: "level checksums"} | _BODY_NAMES
 _FILE_NAMES = {
-    _FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _CHANGES: "changes", _HEAD: "head checksum",
+    FORMAT: "format", _METADATA: "metadata", _TILING: "tiling", _CHANGES: "changes", _HEAD: "head checksum",
     _TILE: "tile", **_TILE_NAMES,
 }  # fmt: skip
-_REPEATED = (_STREAM, _TILE)
+_REPEATED = (STREAM, _TILE)
 _CRC_BYTES = 4
 _RELATIVE = 0x80  # flag of low bits
 
@@ -197,7 +197,7 @@ def pack(c: Container) -> bytes:
         body = b"".join([*parts, c.segments[0].astype("<u4").tobytes().rstrip(b"\0")])
         return body + _u32(zlib.crc32(body) ^ c.pixel_crc)
     if c.format is not None:
-        parts += _chunk(_FORMAT, c.format.to_bytes())
+        parts += _chunk(FORMAT, c.format.to_bytes())
     if c.metadata is not None:
         parts += _chunk(_METADATA, c.metadata)
     if c.tile is not None:
@@ -221,7 +221,7 @@ def _fits_short(c: Container) -> bool:
         return False
     kind, *rest = _body_chunks(c)
     # the zeros that a stream ends with would be lost
-    return kind == bytes([_STREAM]) and len(rest) == 2 and bool(c.segments[0][-1:].all())
+    return kind == bytes([STREAM]) and len(rest) == 2 and bool(c.segments[0][-1:].all())
 
 
 def _sealed_chunks(c: Container) -> list[bytes]:
@@ -229,6 +229,25 @@ def _sealed_chunks(c: Container) -> list[bytes]:
     levels = _chunk(_LEVELS, b"".join(map(_u32, c.level_crcs))) if c.level_crcs else []
     assert c.pixel_crc is not None
     return [*levels, *_body_chunks(c), bytes([_END]), _u32(c.pixel_crc)]
+
+
+def outline(file: bytes | memoryview) -> tuple[int, list[tuple[int, int]]]:
+    """Where the chunks of a file begin, and the type and the end of each; only the places are looked at.
+
+    Behind the last one there are the end marker and two checksums. The short form has no chunks: its stream begins
+    there.
+    """
+    reader = Reader(memoryview(file).cast("B"))
+    reader.take(len(MAGIC) + 2)
+    reader.size("width")
+    reader.size("height")
+    reader.take(MODEL_ID_BYTES)
+    first = len(reader.before())
+    chunks: list[tuple[int, int]] = []
+    while not is_short(file) and (kind := reader.byte()) != _END:
+        reader.take(reader.varint("chunk length"))
+        chunks.append((kind, len(reader.before())))
+    return first, chunks
 
 
 def _u32(number: int) -> bytes:
@@ -243,7 +262,7 @@ def pack_body(c: Container) -> bytes:
 
 def _flags(c: Container) -> int:
     return (
-        (_FLAG_GRAY if c.channels == 1 else 0)
+        (GRAY if c.channels == 1 else 0)
         | (_FLAG_PHASE_Y if c.phase[0] else 0)
         | (_FLAG_PHASE_X if c.phase[1] else 0)
         | (_FLAG_LEARNING if c.learning else 0)
@@ -261,11 +280,11 @@ def _body_chunks(c: Container) -> list[bytes]:
         if c.side_info:
             parts += _chunk(_SIDE_INFO, c.side_info)
         if c.calls is not None and len(c.calls) < atoms:
-            parts += _chunk(_SCHEDULE, _bitmask(c.calls, atoms))
+            parts += _chunk(SCHEDULE, _bitmask(c.calls, atoms))
         if c.batch_ends is not None:
-            parts += _chunk(_BATCHES, b"".join(map(varint, np.diff(c.batch_ends, prepend=0).tolist())))
+            parts += _chunk(BATCHES, b"".join(map(varint, np.diff(c.batch_ends, prepend=0).tolist())))
         for words in c.segments:
-            parts += _chunk(_STREAM, words.astype("<u4").tobytes())
+            parts += _chunk(STREAM, words.astype("<u4").tobytes())
     if c.low is not None:
         head = bytes([c.low.count | (_RELATIVE if c.low.relative else 0), c.low.shift])
         parts += _chunk(_LOW_BITS, head if c.low.body is None else head + pack_body(c.low.body))
@@ -310,8 +329,8 @@ def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool =
     if not whole and _HEAD not in found:
         _check_file_crc(view)
     pixel_crc = _pixel_crc(reader)
-    described = PixelFormat.from_bytes(found[_FORMAT]) if _FORMAT in found else None
-    colours = 1 if flags & _FLAG_GRAY else 3
+    described = PixelFormat.from_bytes(found[FORMAT]) if FORMAT in found else None
+    colours = 1 if flags & GRAY else 3
     if described is not None and described.colours != colours:
         raise FormatError(f"{described.title} samples in a file of {colours} channels")
     extra, depth = (described.extra, described.depth) if described is not None else (False, 8)
@@ -344,7 +363,7 @@ def _short(reader: Reader, view: memoryview, flags: int, width: int, height: int
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
     pixel_crc = _file_crc(view) ^ zlib.crc32(view[:-_CRC_BYTES])
     return Container(
-        width, height, 1 if flags & _FLAG_GRAY else 3, _phase(flags), model_id, b"", None, (words,), pixel_crc,
+        width, height, 1 if flags & GRAY else 3, _phase(flags), model_id, b"", None, (words,), pixel_crc,
         bool(flags & _FLAG_LEARNING),
     )  # fmt: skip
 
@@ -363,7 +382,7 @@ def _tiles(
                 raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
         elif kind == _TILE:
             payloads.append(payload)
-        elif kind not in (_FORMAT, _METADATA, _CHANGES, _HEAD):
+        elif kind not in (FORMAT, _METADATA, _CHANGES, _HEAD):
             raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
     if tile is None:
         raise FormatError("tiles without a tiling chunk")
@@ -374,7 +393,7 @@ def _tiles(
     tiles = []
     for (_, _, rows, columns), payload in zip(tiling.grid(height, width, tile), payloads, strict=True):
         reader = Reader(payload)
-        own = _read_inner_flags(reader, 1 if flags & _FLAG_GRAY else 3, _phase(flags))
+        own = _read_inner_flags(reader, 1 if flags & GRAY else 3, _phase(flags))
         _check_phase(own, columns, rows)
         within = [*_read_chunks(reader, _TILE_NAMES)]
         pixel_crc = _pixel_crc(reader)
@@ -416,7 +435,7 @@ def _read_flags(reader: Reader, known: int) -> int:
 def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
     """The flags of a body within a file."""
     flags = _read_flags(reader, _BODY_FLAGS)
-    if bool(flags & _FLAG_GRAY) != (colours == 1):
+    if bool(flags & GRAY) != (colours == 1):
         raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
     if _phase(flags) != phase:
         raise FormatError(f"a body of another phase than the file (flags 0x{flags:02x})")
@@ -439,7 +458,7 @@ def _body(
     pixel_crc: int | None = None,
 ) -> Container:  # fmt: skip
     """The container of a body's chunks, whose order is right."""
-    channels = 1 if flags & _FLAG_GRAY else 3
+    channels = 1 if flags & GRAY else 3
     order = LatticeOrder(height, width, channels, _phase(flags))
     atoms = order.atom_count
     side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()
@@ -454,13 +473,13 @@ def _body(
             if not 1 <= len(payload) <= MAX_SIDE_INFO:
                 raise FormatError(f"side information of {len(payload)} bytes, not 1 to {MAX_SIDE_INFO}")
             side_info = bytes(payload)
-        elif kind == _SCHEDULE:
+        elif kind == SCHEDULE:
             calls = _calls(payload, atoms)
-        elif kind == _BATCHES:
+        elif kind == BATCHES:
             if not learning:
                 raise FormatError("batches of a learning head in a file without one")
             batch_ends = _batch_ends(Reader(payload))
-        elif kind == _STREAM:
+        elif kind == STREAM:
             if len(payload) % 4:
                 raise FormatError(f"a stream of {len(payload)} bytes is not made of 32-bit words")
             segments.append(np.frombuffer(payload, dtype="<u4"))
@@ -475,7 +494,7 @@ def _body(
                 raise FormatError("alpha in an image without it")
             alpha = unpack_body(payload, width, height, 1, False, depth, model_id, _phase(flags))
     if stored is not None:
-        if segments or side_info or learning or {kind for kind, _ in chunks} & {_SCHEDULE, _BATCHES}:
+        if segments or side_info or learning or {kind for kind, _ in chunks} & {SCHEDULE, BATCHES}:
             raise FormatError("stored samples together with a stream or what belongs to one")
     elif not segments:
         raise FormatError("the file holds no stream")

@@ -39,14 +39,15 @@ SCALARS = 3 + 3 + 3 + 2 + LEVELS + 1 + SIDE
 ALIGN = 16
 
 
-def unknown_array(rows: int, columns: int) -> np.ndarray:
-    """A level array of which nothing is known yet: int16 [rows + 6, columns + 6, 3]."""
-    return np.full((rows + 2 * RADIUS, columns + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
+def unknown_array(rows: int, columns: int, images: tuple[int, ...] = ()) -> np.ndarray:
+    """A level array of which nothing is known yet: int16 [rows + 6, columns + 6, 3]; or a stack of them for several
+    images, with one more dimension."""
+    return np.full((*images, rows + 2 * RADIUS, columns + 2 * RADIUS, CHANNELS), UNKNOWN, np.int16)
 
 
 def without_border(array: np.ndarray) -> np.ndarray:
-    """The pixels of a level array, as a view [rows, columns, 3]."""
-    return array[RADIUS:-RADIUS, RADIUS:-RADIUS]
+    """The pixels of a level array, as a view [rows, columns, 3]; or of a stack of them."""
+    return array[..., RADIUS:-RADIUS, RADIUS:-RADIUS, :]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 SUFFIX = ".ardm"
+#: Of archives.
+ARCHIVE_SUFFIX = ".ardmz"
 #: Suffixes of the formats that images are read from, for finding the images below a folder. Not all that these formats
 #: can hold is supported, and a file of any other name can be named itself.
 SOURCE_SUFFIXES = (
@@ -74,7 +78,14 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
-    """Write a file that appears complete or not at all, whatever happens meanwhile.
+    """Write a file that appears complete or not at all, as ``atomic_file`` does."""
+    with atomic_file(path, overwrite) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A file to be written that appears complete or not at all, whatever happens meanwhile.
 
     The data goes to a temporary file in the same folder, to the disk, and only then gets its name. An existing file is
     replaced only if ``overwrite``; it keeps its permissions. All that can be left behind, of a process that was
@@ -85,22 +96,31 @@ def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
     _temporaries.add(temporary)
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        if overwrite:
-            with contextlib.suppress(OSError):
-                os.chmod(temporary, path.stat().st_mode & 0o777)
-            os.replace(temporary, path)
-        else:
-            _rename_new(temporary, path)
+        publish(temporary, path, overwrite)
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)  # a full disk, say: tell of the file that the user knows
         raise
     finally:
         temporary.unlink(missing_ok=True)
         _temporaries.discard(temporary)
+
+
+def publish(temporary: Path, path: Path, overwrite: bool = False) -> None:
+    """Give a complete file, which is on the disk, its name.
+
+    An existing one is replaced only if ``overwrite``, and keeps its permissions.
+    """
+    if overwrite:
+        with contextlib.suppress(OSError):
+            os.chmod(temporary, path.stat().st_mode & 0o777)
+        os.replace(temporary, path)
+    else:
+        _rename_new(temporary, path)
+    temporary.unlink(missing_ok=True)  # the new name may be a second one
     _sync_folder(path.parent)
 
 

@@ -167,6 +167,13 @@ def window_offsets(order: LatticeOrder, atom: Atom, pixels: np.ndarray) -> tuple
     return (row * stride + 2 * column + slices[1].start + RADIUS) * CHANNELS, stride
 
 
+def stacked_offsets(order: LatticeOrder, atom: Atom, pixels: np.ndarray, images: int) -> tuple[np.ndarray, int]:
+    """The same in a stack of level arrays, for so many images: int64 [images * n], image after image."""
+    at, stride = window_offsets(order, atom, pixels)
+    one = (order.level_shape(atom.level)[0] + 2 * RADIUS) * stride * CHANNELS
+    return (at + one * np.arange(images, dtype=np.int64)[:, None]).ravel(), stride
+
+
 class _Task:
     """``work(row)``, which a helper computes, or who takes it before one begins."""
 

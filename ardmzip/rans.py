@@ -7,6 +7,8 @@ bounds the memory; a row of three classes (below, symbol, above) with exactly th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import constriction
 import numpy as np
 
@@ -114,3 +116,36 @@ class Decoder:
         self._check_empty()
         if self._segments:
             raise FormatError("damaged: the file has more coded data than the image needs")
+
+
+def stacked_words(start: np.ndarray, width: np.ndarray) -> list[np.ndarray]:
+    """The words of several images' symbols: intervals uint32 [images, symbols] -> one segment for each image."""
+    symbols, rows = np.empty(start.shape, np.int32), np.empty((*start.shape, 3), np.float32)
+    kernels.interval_rows(start.ravel(), width.ravel(), symbols.ravel(), rows.reshape(-1, 3))
+    words = []
+    for own_symbols, own_rows in zip(symbols, rows, strict=True):
+        coder = constriction.stream.stack.AnsCoder()
+        coder.encode_reverse(own_symbols, _FAMILY, own_rows)
+        words.append(coder.get_compressed())
+    return words
+
+
+class StackedDecoder:
+    """Pops symbols of several images in step, each from a segment of its own."""
+
+    def __init__(self, segments: Sequence[np.ndarray]) -> None:
+        self._coders = [_coder(words) for words in segments]
+        self.images = len(segments)
+
+    def pop(self, rows: np.ndarray) -> np.ndarray:
+        """Symbols int32 [images * n] under float32 [images * n, 16] rows of frequencies less one, image by image."""
+        symbols = np.empty(len(rows), np.int32)
+        n = len(rows) // self.images
+        for i, coder in enumerate(self._coders):
+            part = slice(i * n, (i + 1) * n)
+            symbols[part] = coder.decode(_FAMILY, rows[part])
+        return symbols
+
+    def ends(self) -> list[bool]:
+        """Of each segment, whether it is used up."""
+        return [coder.is_empty() for coder in self._coders]

@@ -49,7 +49,7 @@ def encode(
     height, width = samples.shape[:2]
     if tile is None or (tile[0] >= height and tile[1] >= width):
         encoder.phase = _phase(samples, described) if phase is None else phase
-        coded = _with_checksums(encoder.encode(samples, described.depth, progress, forced), samples)
+        coded = with_checksums(encoder.encode(samples, described.depth, progress, forced), samples)
     else:
         coded = _encode_tiles(samples, described, encoder, tile, progress, forced, phase)
     return replace(coded, model_id=encoder.loaded()[0].id if coded.uses_model else NO_MODEL)
@@ -74,7 +74,7 @@ def _encode_tiles(
 
         def work(index: int, report: Progress) -> Container:
             part = np.ascontiguousarray(samples[rectangles[index].slices])
-            return _with_checksums(encoders[index].encode(part, described.depth, report, forced), part)
+            return with_checksums(encoders[index].encode(part, described.depth, report, forced), part)
 
         tiles = _each(work, [place.height * place.width for place in rectangles], at_once, progress)
     if encoder.gains is not None:
@@ -185,8 +185,8 @@ def _check(samples: np.ndarray, crc: int | None) -> None:
         raise FormatError("the decoded pixels do not match the file's checksum")
 
 
-def _with_checksums(c: Container, samples: np.ndarray) -> Container:
-    """With the checksums of levels too, if coarse ones can be decoded alone."""
+def with_checksums(c: Container, samples: np.ndarray) -> Container:
+    """With the checksum of its samples, and those of levels if coarse ones can be decoded alone."""
     cuts = c.order.cuts if c.uses_model else ()
     crcs = tuple(checksum(subsampled(samples, c.phase, level + 1)) for level in cuts)
     return replace(c, pixel_crc=checksum(samples), level_crcs=crcs)

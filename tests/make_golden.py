@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 import ardmzip
+from ardmzip.archive.writer import Writer
 from ardmzip.formats import Picture
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.pngfile import Chunk
@@ -86,6 +87,19 @@ def odd_pictures() -> dict[str, tuple[Picture, dict]]:
     }
 
 
+def make_archive(path: Path) -> None:
+    """An archive of files of tests/golden, with what an archive can have: labels, JSON, a copy, an index amid it."""
+    names = ["photo", "steps", "side", "one", "gray", "learn-side", "learn-steps", "learn-one"]
+    with Writer.create(path, {"model": "auto"}) as writer:
+        for i, name in enumerate(names[:5]):
+            file = (FOLDER / f"{name}.ardm").read_bytes()
+            writer.add(f"{name}.png", file, "golden" if i % 2 == 0 else None, {"number": i} if i % 2 else None)
+    with Writer.append(path) as writer:
+        for i, name in enumerate(names[5:]):
+            writer.add(f"{name}.png", (FOLDER / f"{name}.ardm").read_bytes(), i)
+        writer.add_copy("copy-gray.png", "gray.png")
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     ODD.mkdir(exist_ok=True)
@@ -107,6 +121,11 @@ def main() -> None:
         Image.fromarray(pixels).save(original, optimize=True)
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")
+    archive = FOLDER / "archive.ardmz"
+    if archive.exists():
+        print(f"{archive} is kept")
+    else:
+        make_archive(archive)
 
 
 if __name__ == "__main__":

@@ -230,3 +230,13 @@ def test_the_mosaic_of_the_memory_test():
     assert np.array_equal(mosaic[:5, :4], a)
     assert np.array_equal(mosaic[:5, 4:8], a[:, ::-1])
     assert np.array_equal(mosaic[5:8, :9], b)
+
+
+def test_images_a_second_by_batch(monkeypatch, capsys):
+    from bench import batches
+
+    monkeypatch.setattr(batches, "IMAGES", 4)
+    monkeypatch.setattr(batches, "ALONE", 1)
+    assert batches.main(["--sizes", "1", "3"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| 1", "| 3"]

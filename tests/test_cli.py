@@ -23,7 +23,10 @@ from ardmzip.errors import ArdmError
 
 ROOT = Path(ardmzip.__file__).parent.parent
 WIDTH, HEIGHT = 24, 16
-COMMANDS = ("compress", "decompress", "test", "info", "schedule", "train", "models")
+COMMANDS = (
+    "compress", "decompress", "test", "info", "pack", "list", "unpack", "extract", "repair", "schedule", "train",
+    "models",
+)  # fmt: skip
 HEAVY = ("torch", "numba", "PIL", "rich", "matplotlib", "safetensors")
 
 

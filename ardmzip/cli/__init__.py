@@ -13,11 +13,13 @@ import click
 from ardmzip import __version__
 from ardmzip.cli import _signals
 from ardmzip.cli._common import complain, describe, drop_stdout
+from ardmzip.cli.archives import extract, list_command, repair, unpack
 from ardmzip.cli.completion import completion
 from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
 from ardmzip.cli.info import info
 from ardmzip.cli.models import models
+from ardmzip.cli.pack import pack
 from ardmzip.cli.schedule import schedule
 from ardmzip.cli.test import test
 from ardmzip.cli.train import train
@@ -100,6 +102,8 @@ Examples:
   ardmzip compress -r photos -o archive    all images below a folder, into another
   ardmzip test -r archive                  checks that all of them can be restored
   ardmzip info img.ardm                    says what a file holds
+  ardmzip pack photos -o photos.ardmz      all images below a folder, into one archive
+  ardmzip extract photos.ardmz a.png       restores one of them
 
 \b
 ardmzip COMMAND --help explains a command.
@@ -117,5 +121,8 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (compress, decompress, test, info, models, schedule, train, completion):
+_COMMANDS = (
+    compress, decompress, test, info, pack, list_command, unpack, extract, repair, models, schedule, train, completion
+)  # fmt: skip
+for command in _COMMANDS:
     main.add_command(command)

@@ -15,6 +15,45 @@ if TYPE_CHECKING:
 _AFTER = 1.0  # seconds: no bar for what is done at once
 
 
+class Counter:
+    """The number of things done, on stderr, for terminals and for work of more than a second."""
+
+    def __init__(self, label: str, unit: str, quiet: bool) -> None:
+        self._label, self._unit, self._enabled = plain(label), unit, not quiet and sys.stderr.isatty()
+        self._started = time.perf_counter()
+        self._progress: Progress | None = None
+        self.count = 0
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def add(self, count: int = 1) -> None:
+        self.count += count
+        seconds = time.perf_counter() - self._started
+        if self._enabled and self._progress is None and seconds > _AFTER:
+            self._progress = self._open()
+        if self._progress is not None:
+            text = f"{self.count} {self._unit}, {self.count / seconds:.0f}/s"
+            self._progress.update(self._progress.task_ids[0], description=text)
+
+    def _open(self) -> Progress:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import Progress, SpinnerColumn, TextColumn
+
+        columns = (TextColumn(escape(self._label)), SpinnerColumn(), TextColumn("{task.description}"))
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        progress.add_task("", total=None)
+        progress.start()
+        return progress
+
+
 class Bar:
     """A progress bar on stderr, for terminals and for work of more than a second; call it with the fraction done."""
 

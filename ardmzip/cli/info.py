@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ardmzip.cli import _common as common
+from ardmzip.cli._archives import describe_archive, is_archive, lines
 from ardmzip.cli._jobs import STREAM, Job, input_jobs, run_jobs
 from ardmzip.cli._progress import Bar
 from ardmzip.container import MAX_PIXELS
+from ardmzip.errors import ArdmError
 from ardmzip.files import check_target, write_atomic
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   ardmzip info img.ardm
+  ardmzip info photos.ardmz                      counts, sizes, models and labels of an archive
   ardmzip info --json archive/*.ardm | jq .bits_per_subpixel
   ardmzip info --heatmap map.png img.ardm        draws where the bits went"""
 )
@@ -40,11 +43,11 @@ Examples:
 def info(
     files: tuple[str, ...], continue_on_error: bool, max_pixels: int, as_json: bool, heatmap: str | None, force: bool
 ) -> int:
-    """Print what .ardm files hold, without decoding them.
+    """Print what .ardm files and .ardmz archives hold, without decoding them.
 
-    FILE is an .ardm file, or - for stdin. The file's own checksum is compared; the pixels are not (ardmzip test does
-    that), nor what is one with them: files of small images have one checksum for both. Header bytes are all that are
-    neither metadata, side information, changes of the model, stream nor stored samples.
+    FILE is an .ardm file or an archive, or - for stdin. The file's own checksum is compared; the pixels are not
+    (ardmzip test does that), nor what is one with them: files of small images have one checksum for both. Header bytes
+    are all that are neither metadata, side information, changes of the model, stream nor stored samples.
     """
     target = None if heatmap is None else Path(heatmap)
     if target is not None and len(files) > 1:
@@ -59,6 +62,15 @@ def info(
 
 
 def _info(job: Job, as_json: bool, max_pixels: int, heatmap: Path | None, force: bool) -> None:
+    if job.source is not None and is_archive(job.source):
+        if heatmap is not None:
+            raise ArdmError("--heatmap draws a single image: ardmzip extract it first")
+        described = describe_archive(job.label, job.source)
+        if as_json:
+            common.print_json(described)
+        else:
+            common.print_out("\n".join(lines(described)))
+        return
     if heatmap is not None:
         check_target(heatmap, force)
     data = job.read()

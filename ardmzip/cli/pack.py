@@ -1,0 +1,166 @@
+"""``ardmzip pack``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ardmzip.cli import _common as common
+from ardmzip.cli._archives import describe_archive
+from ardmzip.cli._progress import Counter
+from ardmzip.files import ARCHIVE_SUFFIX, check_target
+
+if TYPE_CHECKING:
+    from ardmzip.archive.writer import Writer
+    from ardmzip.batches import Options
+    from ardmzip.errors import ArdmError
+    from ardmzip.formats import Picture
+    from ardmzip.sources import Item
+
+_BATCH = 256
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ardmzip pack photos -o photos.ardmz            all images below a folder, by their relative paths
+  ardmzip pack a.png b.tif -o two.ardmz          some files
+  ardmzip pack -m thumb cifar -o cifar.ardmz     all by one model: faster where it suits
+  ardmzip pack more --append -o photos.ardmz     adds to an archive
+  ardmzip list photos.ardmz                      what is in it
+  ardmzip extract photos.ardmz 2024/a.tif        one image of it"""
+)
+@common.files_argument
+@click.option("-o", "--output", "out", metavar="X.ardmz", required=True, type=common.path_type, help="The archive.")
+@common.model_option
+@click.option(
+    "--learn/--no-learn", default=None,
+    help="Let the network learn from each image, or do not. By default images of more than 64 x 64 pixels are learned "
+    "from if their model says so.",
+)  # fmt: skip
+@common.device_options
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=_BATCH, show_default=True, metavar="N",
+    help="Code up to N small images of one size together, which is faster. The archive does not depend on it.",
+)  # fmt: skip
+@common.jobs_option
+@click.option("--append", is_flag=True, help="Add to X.ardmz, which readers see as it was until all is done.")
+@click.option("-f", "--force", is_flag=True, help="Replace X.ardmz if it exists, once the new one is complete.")
+@click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
+@click.option("--no-verify", is_flag=True, help="Do not decode the images to compare them.")
+@common.continue_option
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def pack(
+    files: tuple[str, ...], out: str, model: str, learn: bool | None, device: str, backend: str, batch: int,
+    workers: int, append: bool, force: bool, strip: bool, no_verify: bool, continue_on_error: bool, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Pack many images into an archive, each of which can be read alone.
+
+    FILE is an image, or a folder, of which all images are taken, by their paths below it. Of several FILEs the names
+    of a folder's images begin with its own name. Identical images are stored once. Every image is decoded and compared
+    before it is written.
+
+    Until the archive is complete it is X.ardmz.part. After an interruption the same command goes on where that one
+    ends, and makes the same archive, byte for byte.
+    """
+    target = Path(out)
+    if target.suffix.lower() != ARCHIVE_SUFFIX:
+        raise click.UsageError(f"{common.plain(out)}: the archive should end in {ARCHIVE_SUFFIX}")
+    if append and force:
+        raise click.UsageError("--append adds to an archive and -f replaces it: choose one")
+    started = time.perf_counter()
+    failed: list[str] = []
+
+    def work() -> None:
+        if append:
+            target.stat()
+        else:
+            check_target(target, force)
+        from ardmzip.archive import packing
+        from ardmzip.archive.writer import Writer
+        from ardmzip.batches import Options
+
+        options = Options(
+            model=model, learn=learn, device=device, backend=backend, strip=strip, verify=not no_verify
+        )  # fmt: skip
+        if append:
+            writer = Writer.append(target)
+        else:
+            writer = Writer.create(target, packing.settings(options), overwrite=force, resume=True)
+        if writer.resumed and not quiet:
+            common.note(out, f"going on after {len(writer.resumed)} images of an interrupted run")
+        try:
+            with writer:
+                _pack(files, writer, options, batch, workers, continue_on_error, failed, quiet)
+        except BaseException:
+            _tell_of_rest(writer, target, quiet)
+            raise
+        values = describe_archive(out, target)
+        values["seconds"] = round(time.perf_counter() - started, 3)
+        values["failed"] = failed
+        if not quiet:
+            click.echo(_summary(out, values), err=True)
+        if as_json:
+            common.print_json(values)
+
+    return max(common.exit_code(out, work), common.FAILED if failed else 0)
+
+
+def _pack(
+    files: tuple[str, ...], writer: Writer, options: Options, batch: int, workers: int, go_on: bool, failed: list[str],
+    quiet: bool,
+) -> None:  # fmt: skip
+    from ardmzip.archive import packing
+
+    with Counter(writer.unfinished.name, "images", quiet) as counter:
+
+        def report(name: str, error: ArdmError | OSError | None) -> None:
+            if error is not None:
+                failed.append(name)
+                common.complain(name, common.describe(error) or str(error))
+            counter.add()
+
+        coder = None if workers == 1 else partial(_in_processes, options=options, workers=workers)
+        packing.pack(items(files), writer, options, batch=batch, report=report, go_on=go_on, coder=coder)
+        if len(writer) == 0 or counter.count == 0:
+            raise click.ClickException("there are no images to pack")
+
+
+def _in_processes(works: Iterable[list[Picture]], options: Options, workers: int) -> Iterator[list[bytes | ArdmError]]:
+    from ardmzip.archive import packing
+    from ardmzip.cli import _workers
+
+    return _workers.mapped(works, partial(packing.code, options=options), workers)
+
+
+def items(files: tuple[str, ...]) -> Iterator[Item]:
+    """The images of all sources; of several, a folder's name is the beginning of its images' names."""
+    from ardmzip.sources import open_source
+
+    for file in files:
+        prefix = f"{Path(file).resolve().name}/" if len(files) > 1 and Path(file).is_dir() else ""
+        for item in open_source(file):
+            yield replace(item, name=prefix + item.name) if prefix else item
+
+
+def _tell_of_rest(writer: Writer, target: Path, quiet: bool) -> None:
+    """What an interruption leaves."""
+    if not quiet and writer.kept:
+        place = writer.unfinished.name if writer.unfinished != target else "the archive"
+        common.note(str(target), f"{writer.kept} images are kept in {place}: the same command goes on from there")
+
+
+def _summary(label: str, values: dict) -> str:
+    copies = f", {values['copies']} of them the same as others" if values["copies"] else ""
+    return (
+        f"{common.plain(label)}  {values['images']} images{copies}  {values['raw_bytes']} -> {values['bytes']} bytes  "
+        f"{values['bits_per_subpixel']:.3f} bits per sub-pixel  {values['seconds']:.1f} s"
+    )

@@ -1,0 +1,219 @@
+"""Many small images of one size at once: every network call serves all of them.
+
+A small image has few pixels an atom, so that calls cost more than what they compute. Here the level arrays of a batch
+of images lie in one stack, and one call predicts an atom of all of them. Each image has a rANS stream of its own, and
+its bytes are those of coding it alone (codec.py): the network is exact, and no pixel looks beyond its own image.
+
+The heads are frozen here: those that learn are different in every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from ardmzip import choice, codec, mixture, rans
+from ardmzip.container import Container
+from ardmzip.errors import FormatError
+from ardmzip.model import Model
+from ardmzip.network import Backend
+from ardmzip.order import Atom, LatticeOrder
+from ardmzip.predictor import CHUNK, Distribution, Predictor, stacked_offsets
+
+#: Larger images gain nothing, and would carry side information of their own.
+MAX_PIXELS = codec.SIDE_INFO_PIXELS - 1
+#: Pixels of the images that go through the network together: more gain nothing (python -m bench.batches), and take
+#: memory, about 400 bytes each.
+BATCH_PIXELS = 1 << 18
+
+
+class Coder(Protocol):
+    """What the walk asks for values, as codec.Coder does for a single image."""
+
+    def base(self, channels: int) -> np.ndarray:
+        """The base pixels: uint8 [images, channels]."""
+
+    def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
+        """Values uint8 [images * n] of all pixels of an atom, image after image."""
+
+
+class _EncodingCoder:
+    """Looks the values up in the images, and notes their intervals."""
+
+    def __init__(self, planes: np.ndarray, order: LatticeOrder) -> None:
+        self._planes, self._order = planes, order
+        #: Intervals of the symbols of each image, in coding order.
+        self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size), np.uint32)
+        #: Where those of each atom begin.
+        self.places: dict[Atom, int] = {}
+        self._done = 0
+
+    def base(self, channels: int) -> np.ndarray:
+        py, px = self._order.phase
+        values = self._planes[:, :, py, px]
+        width = mixture.TOTAL // 16
+        nibbles = np.concatenate([values >> 4, values & 15], axis=1).astype(np.uint32)
+        self._note(nibbles * np.uint32(width), np.full_like(nibbles, width))
+        return values
+
+    def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
+        py, px = (0, 0) if atom.level == 0 else self._order.phase
+        step = 1 << atom.level
+        rows, columns = self._order.lattice(atom.level, atom.kind)
+        values = self._planes[:, atom.channel, py::step, px::step][:, rows, columns].ravel()
+        start, width = distribution.intervals(values)
+        self.places[atom] = self._done
+        self._note(self._by_image(start), self._by_image(width))
+        return values
+
+    def _by_image(self, nibbles: np.ndarray) -> np.ndarray:
+        """[2, images * n], high and low nibbles -> [images, 2 n], the high ones of an image before its low ones."""
+        images = len(self._planes)
+        return nibbles.reshape(2, images, -1).transpose(1, 0, 2).reshape(images, -1)
+
+    def samples(self) -> Iterator[choice.Sample]:
+        """Of the finest levels, as choice.estimated_bytes takes them."""
+        for level in range(min(choice.ESTIMATE_LEVELS, self._order.levels)):
+            for atom in (atom for atom in self._order.atoms if atom.level == level and atom in self.places):
+                size = int(np.prod(self._order.lattice_shape(atom.level, atom.kind)))
+                pixels = choice.sampled_pixels(size)
+                first = self.places[atom]
+                widths = self.width[:, first : first + 2 * size].reshape(-1, 2, size)
+                yield choice.Sample(choice.code_lengths(widths[:, :, pixels]), len(pixels), size)
+
+    def _note(self, start: np.ndarray, width: np.ndarray) -> None:
+        part = slice(self._done, self._done + start.shape[1])
+        self.start[:, part], self.width[:, part] = start, width
+        self._done = part.stop
+
+
+class _DecodingCoder:
+    """Decodes the values from the rANS words of each image."""
+
+    def __init__(self, streams: Sequence[np.ndarray]) -> None:
+        self._decoder = rans.StackedDecoder(streams)
+
+    def base(self, channels: int) -> np.ndarray:
+        images = self._decoder.images
+        nibbles = self._decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels * images, 1))).reshape(images, 2, channels)
+        return (nibbles[:, 0] << 4 | nibbles[:, 1]).astype(np.uint8)
+
+    def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
+        high = self._decoder.pop(distribution.rows())
+        low = self._decoder.pop(distribution.rows(high))
+        return (high << 4 | low).astype(np.uint8)
+
+    def ends(self) -> list[bool]:
+        """Of each image, whether its words are used up."""
+        return self._decoder.ends()
+
+
+def _walk(order: LatticeOrder, calls: Sequence[int], images: int, predictor: Predictor, coder: Coder) -> np.ndarray:
+    """Code images, call by call, as codec.walk does; returns their planes uint8 [images, channels, rows, columns]."""
+    pyramid = codec.Pyramid(order, coder.base(order.channels))
+    sizes = order.sizes().tolist()
+    for start, end in pairwise((*calls, len(sizes))):
+        coded: list[tuple[Atom, np.ndarray]] = []
+        arrays: dict[int, Any] = {}
+        for atom, size in zip(order.atoms[start:end], sizes[start:end], strict=True):
+            if size == 0:
+                continue
+            if atom.level not in arrays:
+                arrays[atom.level] = predictor.array(pyramid.array(atom.level))
+            at, stride = stacked_offsets(order, atom, np.arange(size), images)
+            coded.append((atom, coder.batch(atom, predictor.distribution(atom, arrays[atom.level], at, stride))))
+        for atom, values in coded:
+            pyramid.fill(atom, values)
+    return pyramid.planes(order.channels)
+
+
+def suits(height: int, width: int) -> bool:
+    """Whether images of a size can be coded in lock-step: they carry no side information, and are a single stream."""
+    return height * width <= MAX_PIXELS
+
+
+def batch_size(height: int, width: int) -> int:
+    """How many images of a size to code together, at most."""
+    return max(1, BATCH_PIXELS // (height * width))
+
+
+def encode(planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK) -> list[Container]:
+    """Code images uint8 [images, channels, height, width] that ``suits`` allows.
+
+    The containers are those of codec.encode with ``learn=False``.
+    """
+    return encode_estimated(planes, model, backend, chunk, estimate=False)[0]
+
+
+def encode_estimated(
+    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, estimate: bool = True
+) -> tuple[list[Container], np.ndarray]:
+    """``encode``, and what choice.estimated_bytes says of each image, which costs little here: float64 [images]."""
+    images, channels, height, width = planes.shape
+    if not suits(height, width):
+        raise ValueError(f"images of {width} x {height} pixels are not small")
+    order = LatticeOrder(height, width, channels)
+    coder = _EncodingCoder(planes, order)
+    with Predictor(model, backend, None, chunk) as predictor:
+        _walk(order, range(order.atom_count), images, predictor, coder)
+    estimates = choice.estimates(coder.samples() if estimate else (), images, planes[0].size)
+    containers = [
+        Container(
+            width=width, height=height, channels=channels, phase=order.phase, model_id=model.id, side_info=b"",
+            calls=None, segments=(words,), pixel_crc=codec.pixel_checksum(planes[i]),
+        )
+        for i, words in enumerate(rans.stacked_words(coder.start, coder.width))
+    ]  # fmt: skip
+    return containers, estimates
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What images that are decoded together have in common."""
+
+    height: int
+    width: int
+    channels: int
+    phase: tuple[int, int]
+    model_id: bytes
+    calls: tuple[int, ...] | None
+
+    @property
+    def order(self) -> LatticeOrder:
+        return LatticeOrder(self.height, self.width, self.channels, self.phase)
+
+
+def kind(c: Container) -> Kind | None:
+    """The images that a container can be decoded with; None if it must be decoded alone."""
+    plain = c.tile is None and c.stored is None and c.low is None and c.alpha is None and not c.side_info
+    if not plain or c.learning or len(c.segments) != 1 or not suits(c.height, c.width):
+        return None
+    return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.calls)
+
+
+def decode(
+    containers: Sequence[Container], model: Model, backend: Backend, chunk: int = CHUNK
+) -> list[np.ndarray | FormatError]:
+    """The planes uint8 [channels, height, width] of containers of one ``kind``, or what is wrong with one of them.
+
+    Damage to one of them does not touch the others: each has a stream of its own.
+    """
+    common = kind(containers[0])
+    if common is None or any(kind(c) != common for c in containers):
+        raise ValueError("these images cannot be decoded together")
+    coder = _DecodingCoder([c.segments[0] for c in containers])
+    with Predictor(model, backend, None, chunk) as predictor:
+        planes = _walk(common.order, containers[0].call_starts, len(containers), predictor, coder)
+    found: list[np.ndarray | FormatError] = []
+    for c, own, ends in zip(containers, planes, coder.ends(), strict=True):
+        if not ends:
+            found.append(FormatError("damaged: the coded data does not end where the image does"))
+        elif c.pixel_crc is not None and codec.pixel_checksum(own) != c.pixel_crc:
+            found.append(FormatError("the decoded pixels do not match the file's checksum"))
+        else:
+            found.append(own)
+    return found
