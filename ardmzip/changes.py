@@ -1,7 +1,6 @@
 """Changes of a model that a file carries (docs/FORMAT.md, "Changes"): how they are coded, and what they do.
 
-They are small integers: steps of the biases, and of the rows of weights, of the layers before the head. A changed model
-is as exact as any other.
+They are small integers, steps of the biases of the layers before the head. A changed model is as exact as any other.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
 
 #: No step is larger.
 STEP_MAX = 15
-#: Distributions of the steps of a target: all zero, or the steps fall off by the factor ratio / RATIO_ONE.
+#: Distributions of a layer's steps: all zero, or the steps fall off by the factor ratio / RATIO_ONE.
 RATIOS, RATIO_ONE = 16, 18
 #: Frequencies sum to this (mixture.TOTAL).
 _TOTAL = 1 << 24
 #: Unit of the pace of learning heads, and the most.
 PACE_ONE, PACE_MAX = 16, 255
-#: A step of a bias makes 2**BIAS_BITS units of the layer's output; one of a row of weights 2**-ROW_BITS of itself.
-BIAS_BITS, ROW_BITS = 1, 5
+#: A step of a bias makes 2**BIAS_BITS units of the layer's output.
+BIAS_BITS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """Steps, int8 [outputs] each, by the names of what they change (``targets``). pace: of learning heads, in
-    1/PACE_ONE of the model's rates."""
+    """Steps of biases, int8 [outputs], by the names of layers (``layers``), of those that change. pace: of learning
+    heads, in 1/PACE_ONE of the model's rates."""
 
     steps: Mapping[str, np.ndarray] = field(default_factory=dict)
     pace: int = PACE_ONE
@@ -45,31 +44,30 @@ def are_some(changes: Changes) -> bool:
     return bool(changes.steps) or changes.pace != PACE_ONE
 
 
-def targets(model: Model) -> dict[str, int]:
-    """Names and outputs of all that can change, in the order in which its steps are coded: ``E.I.bias`` are the biases
-    of layer I of expert E, ``E.I.weight`` its rows of weights."""
+def layers(model: Model) -> dict[str, int]:
+    """Names and outputs of all layers before the heads, in the order in which their steps are coded: ``E.I`` is layer I
+    of expert E."""
     from ardmzip.features import EXPERTS
 
     found: dict[str, int] = {}
     for e in range(EXPERTS):
         i = 0
         while f"expert.{e}.{i}.bias" in model.tensors:
-            outputs = len(model.tensors[f"expert.{e}.{i}.bias"])
-            found |= {f"{e}.{i}.bias": outputs, f"{e}.{i}.weight": outputs}
+            found[f"{e}.{i}"] = len(model.tensors[f"expert.{e}.{i}.bias"])
             i += 1
     return found
 
 
 @cache
 def _ratio_row() -> np.ndarray:
-    """Frequencies less one, float32 [1 + RATIOS]: half of all targets are taken not to change."""
+    """Frequencies less one, float32 [1 + RATIOS]: half of all layers are taken not to change."""
     frequencies = [_TOTAL // 2] + [_TOTAL // 2 // RATIOS] * RATIOS
     return np.array(frequencies, np.float32) - 1
 
 
 @cache
 def step_frequencies(ratio: int) -> tuple[int, ...]:
-    """Frequencies of the steps -STEP_MAX to STEP_MAX of a target with some ratio, 1 to RATIOS.
+    """Frequencies of the steps -STEP_MAX to STEP_MAX in a layer of some ratio, 1 to RATIOS.
 
     >>> row = step_frequencies(2)
     >>> sum(row) == 2**24, row[15] > 8 * row[16] > 64 * row[17]
@@ -104,7 +102,7 @@ def pack(changes: Changes, model: Model) -> bytes:
 
     family = constriction.stream.model.Categorical(perfect=False)
     coder = constriction.stream.stack.AnsCoder()
-    for name in reversed(targets(model)):
+    for name in reversed(layers(model)):
         steps = changes.steps.get(name, np.zeros(1, np.int8))
         ratio = _best_ratio(steps)
         if ratio:
@@ -127,7 +125,7 @@ def unpack(data: bytes, model: Model) -> Changes:
     except ValueError as error:  # the last word is 0
         raise FormatError(f"damaged changes: {error}") from error
     found = {}
-    for name, outputs in targets(model).items():
+    for name, outputs in layers(model).items():
         ratio = int(coder.decode(family, _ratio_row()[None])[0])
         if ratio:
             symbols = coder.decode(family, np.tile(_step_row(ratio), (outputs, 1)))
@@ -138,14 +136,8 @@ def unpack(data: bytes, model: Model) -> Changes:
 
 
 def bias_unit(shift: np.ndarray) -> np.ndarray:
-    """What a step adds to a bias, int64 [outputs]: twice what makes one unit of the layer's output."""
+    """What a step adds to a bias, int64 [outputs]: four units of the layer's output."""
     return np.int64(1) << (shift.astype(np.int64) + BIAS_BITS)
-
-
-def scaled(weight: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Rows of weights int8 [outputs, inputs], each by so many steps larger, rounded."""
-    factor = (1 << ROW_BITS) + steps.astype(np.int32)[:, None]
-    return np.clip((weight * factor + (1 << (ROW_BITS - 1))) >> ROW_BITS, -127, 127).astype(np.int8)
 
 
 def apply(changes: Changes, model: Model) -> Model:
@@ -158,13 +150,9 @@ def apply(changes: Changes, model: Model) -> Model:
             rate = (tensors[name].astype(np.int64) * changes.pace) >> 4
             tensors[name] = np.minimum(rate, 2**31 - 1).astype(np.int32)
     for name, steps in changes.steps.items():
-        layer, part = f"expert.{name}".rsplit(".", 1)
-        weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"].astype(np.int64)
-        if part == "bias":
-            bias += bias_unit(tensors[f"{layer}.shift"]) * steps
-        else:
-            weight = scaled(weight, steps)
-        if not sums_fit(weight, bias):
-            raise FormatError(f"damaged changes: the sums of {layer} leave 32 bits")
-        tensors |= {f"{layer}.weight": weight, f"{layer}.bias": bias.astype(np.int32)}
+        prefix = f"expert.{name}"
+        bias = tensors[f"{prefix}.bias"] + bias_unit(tensors[f"{prefix}.shift"]) * steps
+        if not sums_fit(tensors[f"{prefix}.weight"], bias):
+            raise FormatError(f"damaged changes: the sums of {prefix} leave 32 bits")
+        tensors[f"{prefix}.bias"] = bias.astype(np.int32)
     return replace(model, tensors=tensors)

@@ -320,25 +320,16 @@ def changed(data: bytes, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray
     """The arrays of a model with the changes of a file: "Changes". data: the pace and the words."""
     pace, stream = data[0], Stream(np.frombuffer(data[1:], "<u4"))
     tensors = dict(tensors)
-
-    def steps(count: int) -> list[int]:
-        ratio = stream.symbol([0, *(2**23 + n * 2**19 for n in range(17))])
-        if ratio == 0:
-            return [0] * count
-        weights = [ratio ** abs(s) * 18 ** (15 - abs(s)) for s in range(-15, 16)]
-        bounds = [sum(weights[:n]) * (2**24 - 31) // sum(weights) + n for n in range(32)]
-        return [stream.symbol(bounds) - 15 for _ in range(count)]
-
     for e in range(18):
         i = 0
         while f"expert.{e}.{i}.bias" in tensors:
-            bias, weight, shift = (tensors[f"expert.{e}.{i}.{part}"].tolist() for part in ("bias", "weight", "shift"))
-            moved = [b + step * 2 ** (s + 1) for b, step, s in zip(bias, steps(len(bias)), shift, strict=True)]
-            rows = [
-                [clamp((w * (32 + step) + 16) >> 5, -127, 127) for w in row]
-                for row, step in zip(weight, steps(len(bias)), strict=True)
-            ]
-            tensors |= {f"expert.{e}.{i}.bias": np.array(moved), f"expert.{e}.{i}.weight": np.array(rows)}
+            bias, shift = (tensors[f"expert.{e}.{i}.{part}"].tolist() for part in ("bias", "shift"))
+            ratio = stream.symbol([0, *(2**23 + r * 2**19 for r in range(17))])
+            if ratio:
+                weights = [ratio ** abs(s) * 18 ** (15 - abs(s)) for s in range(-15, 16)]
+                bounds = [sum(weights[:n]) * (2**24 - 31) // sum(weights) + n for n in range(32)]
+                bias = [b + (stream.symbol(bounds) - 15) * 2 ** (s + 2) for b, s in zip(bias, shift, strict=True)]
+            tensors[f"expert.{e}.{i}.bias"] = np.array(bias)
             i += 1
         if f"learning.{e}.rate" in tensors:
             rate = tensors[f"learning.{e}.rate"].tolist()

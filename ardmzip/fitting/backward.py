@@ -16,41 +16,40 @@ from ardmzip.network import HEAD_SPLIT, Backend, Expert
 
 
 class Trunk:
-    """The layers before the head of an expert, on the CPU, whose weights and biases move."""
+    """The layers before the head of an expert, on the CPU, with biases that move."""
 
     def __init__(self, expert: Expert, backend: Backend) -> None:
-        self.weights = [layer.weight for layer in expert.layers]
         self.biases = [layer.bias.numpy() for layer in expert.layers]
-        self._shifts, self._backend = [layer.shift.numpy() for layer in expert.layers], backend
+        self._layers, self._backend = expert.layers, backend
+        self._turned = [layer.weight.t().contiguous() for layer in expert.layers]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The outputs of all layers, int8 [n, outputs] each; x: int8 [n, inputs]."""
         found = []
-        for weight, bias, shift in zip(self.weights, self.biases, self._shifts, strict=True):
-            sums = self._backend.matmul(x, weight)
+        for layer, bias in zip(self._layers, self.biases, strict=True):
+            sums = self._backend.matmul(x, layer.weight)
             x = torch.empty(sums.shape, dtype=torch.int8)
-            requantise(sums.numpy(), bias, shift, x.numpy().ravel(), x.shape[1])
+            requantise(sums.numpy(), bias, layer.shift.numpy(), x.numpy().ravel(), x.shape[1])
             found.append(x)
         return found
 
-    def backward(self, slopes: np.ndarray, outputs: list[Tensor]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Gradients of n pixels, float64 [outputs] each, for each layer: by its biases, in units of its output, and by
-        the logarithms of its rows of weights.
+    def backward(self, slopes: np.ndarray, outputs: list[Tensor]) -> list[np.ndarray]:
+        """The gradient of n pixels by each layer's biases, float64 [outputs], in units of its output.
 
         slopes: gradient by the last layer's outputs, float64 [n, outputs]; overwritten.
         """
         found, unit = [], 1.0
-        for i in reversed(range(len(outputs))):
-            sums, products = np.zeros((2, slopes.shape[1]))
-            shares = 2.0 ** -self._shifts[i].astype(np.float64)
-            most = gate(slopes, outputs[i].numpy(), shares, sums, products)
-            found.append((sums * unit, (products - self.biases[i] * shares * sums) * unit))
+        for i in reversed(range(len(self._layers))):
+            sums = np.zeros(slopes.shape[1])
+            shares = 2.0 ** -self._layers[i].shift.numpy().astype(np.float64)
+            most = gate(slopes, outputs[i].numpy(), shares, sums)
+            found.append(sums * unit)
             if i == 0:
                 break
             scale = HALVES_MAX / most if most > 0 else 1.0
             halves = torch.empty(2 * len(slopes), slopes.shape[1], dtype=torch.int8)
             halve(slopes, shares * scale, halves.numpy())
-            product = self._backend.matmul(halves, self.weights[i].t().contiguous())
+            product = self._backend.matmul(halves, self._turned[i])
             slopes = np.empty((len(slopes), product.shape[1]))
             join(product.numpy(), slopes)
             unit /= scale
@@ -58,16 +57,15 @@ class Trunk:
 
 
 @jit
-def gate(slopes, outputs, shares, sums, products):
-    """Set the slopes to 0 where an output is at an end of its range; add up the others, and their products with the
-    outputs. Returns the largest of them times its share."""
+def gate(slopes, outputs, shares, sums):
+    """Set the slopes to 0 where an output is at an end of its range, and add up the others; returns the largest of them
+    times its share."""
     most = 0.0
     for i in range(slopes.shape[0]):
         for o in range(slopes.shape[1]):
             slope = slopes[i, o] if 0 < outputs[i, o] < 127 else 0.0
             slopes[i, o] = slope
             sums[o] += slope
-            products[o] += slope * outputs[i, o]
             most = max(most, abs(slope) * shares[o])
     return most
 

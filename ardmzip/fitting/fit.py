@@ -30,9 +30,9 @@ Progress = Callable[[float], None]
 #: Pixels after which biases move.
 BATCH = 2048
 #: Bits that a unit of a step is taken to cost, for biases.
-PRICE = 2.0
+PRICE = 4.0
 #: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
-RATE, FIRST, SECOND = 0.3, 0.9, 0.99
+RATE, FIRST, SECOND = 0.2, 0.9, 0.999
 _EPSILON = 2.0**-40
 #: Fewer samples of an expert than this tell nothing.
 MIN_SAMPLES = 4 * BATCH
@@ -70,17 +70,23 @@ def fit(
     return Changes({name: steps for name, steps in found.items() if steps.any()})
 
 
-class _Steps:
-    """Steps of one target, and how they move (Adam, Kingma and Ba 2015)."""
+class _Biases:
+    """The biases of a layer, their steps, and how these move (Adam, Kingma and Ba 2015)."""
 
-    def __init__(self, count: int) -> None:
-        self._exact, self._first, self._second = np.zeros((3, count))
+    def __init__(self, layer: Layer) -> None:
+        self._trained, self._unit = layer.bias.numpy().astype(np.int64), changes.bias_unit(layer.shift.numpy())
+        self._exact, self._first, self._second = np.zeros((3, len(layer.bias)))
         self._moves = 0
 
     @property
-    def whole(self) -> np.ndarray:
-        """int8 [outputs]."""
+    def steps(self) -> np.ndarray:
+        """Whole steps, int8 [outputs]."""
         return np.rint(self._exact).astype(np.int8)
+
+    @property
+    def biases(self) -> np.ndarray:
+        """As they are now, int32 [outputs]."""
+        return (self._trained + self._unit * self.steps).astype(np.int32)
 
     def move(self, gradient: np.ndarray, price: float, rate: float) -> None:
         """gradient: of the images' bits by a step, price: bits of a step, both a pixel; rate: the largest move."""
@@ -93,25 +99,11 @@ class _Steps:
         self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
 
 
-class _Layer:
-    """A layer of a trunk, and the steps that change it."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.bias, self.weight = (_Steps(len(layer.bias)) for _ in range(2))
-        self._weight, self._bias = layer.weight.numpy(), layer.bias.numpy().astype(np.int64)
-        self._unit = changes.bias_unit(layer.shift.numpy())
-
-    def change(self, trunk: Trunk, number: int) -> None:
-        """Put the changed layer into a trunk."""
-        trunk.biases[number] = (self._bias + self._unit * self.bias.whole).astype(np.int32)
-        trunk.weights[number] = torch.from_numpy(changes.scaled(self._weight, self.weight.whole))
-
-
 def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
-    """Steps of an expert, by target."""
+    """Steps of an expert's biases, by layer."""
     experts, _ = model.on(torch.device("cpu"))
     trunk = Trunk(experts[expert], backend)
-    layers = [_Layer(layer) for layer in experts[expert].layers]
+    layers = [_Biases(layer) for layer in experts[expert].layers]
     hidden, skip = experts[expert].halves.shape[1], learning.skip_inputs(expert)
     inputs = torch.zeros(BATCH, learning.padded_inputs(hidden, expert), dtype=torch.int8)
     inputs[:, hidden + skip] = learning.BIAS_INPUT
@@ -138,13 +130,11 @@ def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, p
             # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
             unit = 1 / (1024 * 2**15 * n)
             rate, price = RATE * (1 - done / (passes * count)), PRICE / samples.pixels
-            for i, (layer, (sums, products)) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
-                layer.bias.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
-                layer.weight.move(products * unit / 2.0**changes.ROW_BITS, price, rate)
-                layer.change(trunk, i)
+            for i, (layer, sums) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
+                layer.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
+                trunk.biases[i] = layer.biases
             done += n
-    found = {f"{expert}.{i}.bias": layer.bias.whole for i, layer in enumerate(layers)}
-    return found | {f"{expert}.{i}.weight": layer.weight.whole for i, layer in enumerate(layers)}
+    return {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
 
 
 def _by_hidden(gradient: torch.Tensor, head: Head, slopes: np.ndarray) -> None:
