@@ -40,7 +40,11 @@ class _Trials:
         self.progress = progress
         self.best = raster.encode(samples, described, encoder, tile, next(progress), forced)
         self.phase, self.changes = encoder.phase, Changes()
-        self._unchanged = len(pack(self.best))
+        self._unchanged = self._bytes(self.best)
+
+    def _bytes(self, coded: Container) -> int:
+        """Size of the file, without metadata."""
+        return len(pack(replace(coded, format=None if self._described.is_plain else self._described)))
 
     @property
     def parts(self) -> list[np.ndarray]:
@@ -63,13 +67,13 @@ class _Trials:
         coded = raster.encode(self._samples, self._described, encoder, self._tile, report, self._forced, phase)
         if not coded.uses_model:
             return False
-        size = len(pack(coded))
+        size = self._bytes(coded)
         if changes.are_some(tried):
             saved = max(0, self._unchanged - size)
             coded = replace(coded, changes=changes.pack(tried, model), saved=saved)
         else:
             self._unchanged = min(size, self._unchanged)
-        if len(pack(coded)) >= len(pack(self.best)):
+        if self._bytes(coded) >= self._bytes(self.best):
             return False
         self.best, self.phase, self.changes = coded, phase, tried
         if self.encoder.gains is not None:
