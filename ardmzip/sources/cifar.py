@@ -98,9 +98,9 @@ def _unpickled(file: IO[bytes]) -> dict[str, Any]:
     """The dictionary in a pickle, its keys as texts."""
     try:
         found = _Unpickler(file, encoding="bytes").load()
-    except (MemoryError, OSError):
+    except OSError:
         raise
-    except Exception as error:  # damaged pickles raise nearly anything
+    except Exception as error:  # damaged pickles raise nearly anything, and ask for any amount of memory
         raise ImageError(f"no batch of CIFAR: {' '.join(str(error).split()) or type(error).__name__}") from error
     if not isinstance(found, dict):
         raise ImageError("no batch of CIFAR: it holds no dictionary")

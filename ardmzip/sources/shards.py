@@ -21,9 +21,24 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 Member = tuple[str, Callable[[], bytes]]
 
 
+class _Head(tarfile.TarInfo):
+    """A member's header. tarfile takes a bad one, or none, for the end of the archive, and the rest would be lost."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Head:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it has no end mark: it was cut off") from error
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged: {error}") from error
+
+
 def members(place: str) -> Iterator[Member]:
     """Name and reader of every file in a tar archive; a reader works until the next member is asked for."""
-    with places.opened(place) as file, tarfile.open(fileobj=file, mode="r|*") as shard:
+    with places.opened(place) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Head) as shard:
         for member in shard:
             if member.issparse():
                 raise ImageError(f"{member.name}: sparse files are not supported")
