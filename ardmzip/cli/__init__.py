@@ -13,6 +13,7 @@ import click
 from ardmzip import __version__
 from ardmzip.cli import _signals
 from ardmzip.cli._common import complain, describe, drop_stdout
+from ardmzip.cli.bench import bench
 from ardmzip.cli.completion import completion
 from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
@@ -117,5 +118,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (compress, decompress, test, info, models, schedule, train, completion):
+for command in (compress, decompress, test, info, models, schedule, bench, train, completion):
     main.add_command(command)
