@@ -39,9 +39,12 @@ class _Head(tarfile.TarInfo):
 def members(place: str) -> Iterator[Member]:
     """Name and reader of every file in a tar archive; a reader works until the next member is asked for."""
     with places.opened(place) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Head) as shard:
-        for member in shard:
+        while (member := shard.next()) is not None:
+            shard.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
             if member.issparse():
                 raise ImageError(f"{member.name}: sparse files are not supported")
+            if (member.islnk() or member.issym()) and suffix_of(member.name) in SOURCE_SUFFIXES:
+                raise ImageError(f"{member.name}: links are not supported")
             if member.isfile():
                 yield member.name.removeprefix("./"), partial(_content, place, shard, member)
 

@@ -86,6 +86,16 @@ def test_two_members_of_one_name(tmp_path, png):
         list(open_source(str(tmp_path / "x.tar")))
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link(tmp_path, kind):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("1.png")
+        member.type, member.linkname = kind, "0.png"
+        tar.addfile(member)
+    with pytest.raises(ImageError, match=r"x\.tar: 1\.png: links are not supported"):
+        list(open_source(str(tmp_path / "x.tar")))
+
+
 def test_a_sparse_member(tmp_path):
     """A few bytes that claim to be gigabytes."""
     head = tarfile.TarInfo("1.png")
