@@ -14,6 +14,7 @@ from typing import Any
 from ardmzip.benchmark import codecs
 from ardmzip.benchmark.codecs import available_threads
 from ardmzip.benchmark.measure import Measurement, Summary, summarise
+from ardmzip.benchmark.tables import machine
 from bench import report
 from bench.cifar import sheet_set
 from bench.images import ImageSet, folder_sets
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     args.threads = args.threads or available_threads()
     limit_threads(args.threads)
-    about = report.machine(args.threads)
+    about = machine(args.threads)
     try:
         sets = folder_sets(args.folders)
         sets += [sheet_set(args.cifar)] if args.cifar else []

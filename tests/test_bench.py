@@ -11,6 +11,7 @@ from PIL import Image
 from ardmzip import model
 from ardmzip.benchmark import codecs
 from ardmzip.benchmark.measure import Measurement, Summary, summarise
+from ardmzip.benchmark.tables import machine
 from bench import bench, cifar, images, measure, memory, report
 
 
@@ -138,7 +139,7 @@ def test_a_codec_that_failed_is_not_compared():
 def test_pages_and_json(tmp_path):
     result = measure.SetResult("some", [Measurement("jxl-e9", "a.png", 10, 10, 3, bytes=99)], ["b.png: alpha"])
     failing = fake("jxl-e9", 99, failures=("c.png: broken",), decode_s_per_mp=float("nan"))
-    about = report.machine(threads=1)
+    about = machine(threads=1)
     page = report.set_page(result, [failing], about, ["a note"])
     for text in ("# some", "1 image(s)", "on 1 thread(s)", "FAILURES", "c.png: broken", "b.png: alpha", "a note"):
         assert text in page
@@ -154,7 +155,7 @@ def test_the_steps_table_and_plot(tmp_path):
          "decode_s_per_mp": 2.0, "failures": []}
         for budget, calls, bits in [("5", 5.0, 3.5), ("best", 61.5, 2.8)]
     ]  # fmt: skip
-    assert "| best | 61.5 | 2.800 | 1.00 | 2.00 |" in report.steps_page({"some": points}, report.machine(1))
+    assert "| best | 61.5 | 2.800 | 1.00 | 2.00 |" in report.steps_page({"some": points}, machine(1))
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install 'ardmzip[bench]')")
     report.steps_plot({"some": points}, {"some": {"JPEG XL e9": 2.9}}, tmp_path / "steps.png")
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from ardmzip.benchmark import solid
-from ardmzip.benchmark.codecs import Codec
-from ardmzip.benchmark.measure import Totals, run_one
+from ardmzip.benchmark.codecs import Codec, ardmzip_codec, make, warm_up
+from ardmzip.benchmark.measure import Measurement, Totals, run_one
 from ardmzip.benchmark.solid import Solid
 from ardmzip.benchmark.stages import codec_stages
 from ardmzip.errors import ArdmError
@@ -106,6 +108,48 @@ def pixels_of(picture: Picture) -> np.ndarray:
     return np.ascontiguousarray(colours[picture.samples[:, :, 0]][:, :, : 4 if alpha else 3])
 
 
+#: Name and pixels.
+Image = tuple[str, np.ndarray]
+#: The measurements of each image, in order.
+Measure = Callable[[Iterable[Image]], Iterable[list[Measurement]]]
+
+
+def measure_image(image: Image, codecs: Sequence[Codec]) -> list[Measurement]:
+    """All codecs that can hold an image on it."""
+    name, pixels = image
+    return [run_one(codec, name, pixels) for codec in codecs if codec.holds(pixels)]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Which codecs take part: what another process needs to make them."""
+
+    names: tuple[str, ...]
+    #: Options of api.compress.
+    options: tuple[tuple[str, Any], ...]
+    #: Of JPEG XL.
+    threads: int
+
+    def ardmzip(self, steps: int | None = None) -> Codec:
+        """ardmzip, with at most ``steps`` network calls if that is not None."""
+        return ardmzip_codec(**dict(self.options) | ({} if steps is None else {"steps": steps}))
+
+    def codecs(self) -> list[Codec]:
+        """ardmzip and the others, warmed up; made once in a process."""
+        return _codecs(self)
+
+    def measure(self, image: Image) -> list[Measurement]:
+        return measure_image(image, self.codecs())
+
+
+@cache
+def _codecs(contest: Contest) -> list[Codec]:
+    made = [contest.ardmzip(), *(make(name, contest.threads) for name in contest.names)]
+    for codec in made:
+        warm_up(codec)
+    return made
+
+
 class Bench:
     """All codecs on every image, image after image, so that a change in the machine's load meets all of them."""
 
@@ -123,42 +167,56 @@ class Bench:
         self._sample: list[tuple[str, np.ndarray]] = []
 
     def run(
-        self, items: Iterable[Item], limit: int | None = None, done: Callable[[int], None] = lambda n: None
+        self,
+        items: Iterable[Item],
+        limit: int | None = None,
+        done: Callable[[int], None] = lambda count: None,
+        measure: Measure | None = None,
     ) -> None:
-        """Measure on the first ``limit`` items of a source. Images that cannot be read are told, and left out."""
-        for count, item in enumerate(islice(items, limit), 1):
+        """Measure on the first ``limit`` items of a source. Images that cannot be read are told, and left out.
+
+        measure: does ``measure_image`` elsewhere, in order.
+        """
+        images = self._read(islice(items, limit))
+        found = measure(images) if measure else (measure_image(image, self._codecs) for image in images)
+        for count, measurements in enumerate(found, 1):
+            self._account(measurements)
+            done(count)
+
+    def _read(self, items: Iterable[Item]) -> Iterator[Image]:
+        for item in items:
             try:
                 pixels = pixels_of(item.image())
             except ArdmError as error:
                 self._problems.add(str(error))
-            else:
-                self._image(item.name, pixels)
-            done(count)
-
-    def _image(self, name: str, pixels: np.ndarray) -> None:
-        self._images += 1
-        self._pixels += pixels.shape[0] * pixels.shape[1]
-        self._raw_bytes += pixels.nbytes
-        found = {}
-        for codec in self._codecs:
-            if not codec.holds(pixels):
-                self._refused[codec.name] += 1
                 continue
-            found[codec.name] = run_one(codec, name, pixels)
-            self._totals[codec.name].add(found[codec.name])
-            if found[codec.name].error:
-                self._problems.add(f"{name}: {codec.label}: {found[codec.name].error}")
-        for compressor in self._solids:
-            compressor.add(pixels)
-        good = {taken: measurement for taken, measurement in found.items() if not measurement.error}
+            self._images += 1
+            self._pixels += pixels.shape[0] * pixels.shape[1]
+            self._raw_bytes += pixels.nbytes
+            for codec in self._codecs:
+                self._refused[codec.name] += not codec.holds(pixels)
+            for compressor in self._solids:
+                compressor.add(pixels)
+            if len(self._sample) < SAMPLE_IMAGES:
+                self._sample.append((item.name, _middle(pixels, SAMPLE_SIDE)))
+            yield item.name, pixels
+
+    def _account(self, measurements: Sequence[Measurement]) -> None:
+        good = {}
+        for measurement in measurements:
+            self._totals[measurement.codec].add(measurement)
+            if measurement.error:
+                label = next(codec.label for codec in self._codecs if codec.name == measurement.codec)
+                self._problems.add(f"{measurement.image}: {label}: {measurement.error}")
+            else:
+                good[measurement.codec] = measurement
         if self.reference in good:
+            reference = good[self.reference].bytes
             for taken, measurement in good.items():
                 self._pairs[taken][0] += measurement.bytes
-                self._pairs[taken][1] += good[self.reference].bytes
+                self._pairs[taken][1] += reference
             if "ardmzip" in good:
-                self._gains.append(100 * (1 - good["ardmzip"].bytes / good[self.reference].bytes))
-        if len(self._sample) < SAMPLE_IMAGES:
-            self._sample.append((name, _middle(pixels, SAMPLE_SIDE)))
+                self._gains.append(100 * (1 - good["ardmzip"].bytes / reference))
 
     def result(self) -> Result:
         """The totals."""

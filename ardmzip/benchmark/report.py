@@ -95,8 +95,9 @@ def calls_plot(result: Result) -> Figure:
     points = [point for point in result.curve if point.calls > 0]
     calls, bits = [point.calls for point in points], [point.bits_per_subpixel for point in points]
     axes.plot(calls, bits, "o-", color="C0", label="ardmzip")
-    for x, y in zip(calls, bits, strict=True):
-        axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+    for i, (x, y) in enumerate(zip(calls, bits, strict=True)):
+        above = (0, 6) if i % 2 == 0 else (0, -13)  # neighbours may be close
+        axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=above, ha="center", fontsize=8)
     for i, (label, value) in enumerate(result.sample_references.items(), 1):
         axes.axhline(value, color=f"C{i}", linestyle="--", linewidth=1, label=label)
     axes.set(xscale="log", xlabel="network calls", ylabel="bits per sub-pixel")
@@ -111,12 +112,15 @@ def calls_plot(result: Result) -> Figure:
 
 def gains_plot(result: Result) -> Figure:
     """How many images become smaller than the reference, and by how much."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure()
     axes = figure.subplots()
     gains = np.asarray(result.gains)
     axes.hist(gains, bins=min(60, max(5, round(math.sqrt(len(gains))))), color="C0")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(float(np.median(gains)), color="C1", linestyle="--", label=f"median {np.median(gains):.1f} %")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"smaller than {result.reference}, per cent", ylabel="images")
     axes.legend(fontsize=8)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,8 +16,7 @@ from ardmzip.errors import ArdmError
 from ardmzip.files import check_target, write_atomic
 
 if TYPE_CHECKING:
-    from ardmzip.benchmark.codecs import Codec
-    from ardmzip.benchmark.dataset import Result
+    from ardmzip.benchmark.dataset import Contest, Measure, Result
 
 _RIVALS = ("png", "webp", "jxl-e7", "jxl-e9", "zstd", "xz")
 _USUAL = ("png", "webp", "jxl-e9", "zstd", "xz")
@@ -34,6 +32,9 @@ class Settings:
     force: bool
     #: Options of api.compress.
     compress: dict[str, Any]
+    workers: int
+    engine: str
+    address: str | None
     force_jpeg: bool
     max_pixels: int
     quiet: bool
@@ -45,14 +46,15 @@ class Settings:
     epilog="""\b
 Examples:
   ardmzip bench photos                            all images below a folder
-  ardmzip bench photos --limit 20 --out report.md     a page with plots
+  ardmzip bench photos --limit 20 --out report.md a page with plots
   ardmzip bench cifar-10-batches-py --limit 1000 --out report.html
   ardmzip bench 'train-{000..007}.tar' -m fast    WebDataset shards
   ardmzip bench https://host/test.parquet --limit 100 --against jxl-e9 --against webp
   ardmzip bench x.npz --steps 20 --no-learn --json
+  ardmzip bench photos --jobs 8 --engine ray --address auto
 
 \b
-DATASET is one of these, here or at a URL (s3://, https://, ... as far as fsspec is installed for it):
+DATASET is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
   an image, or a folder of images, of NumPy files, of tar shards or of parquet files
   .npy, .npz    arrays uint8 or uint16 [n, height, width] or [n, height, width, 1 to 4]
   .parquet      Hugging Face datasets with image bytes (pip install 'ardmzip[datasets]')
@@ -79,6 +81,8 @@ DATASET is one of these, here or at a URL (s3://, https://, ... as far as fsspec
     "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto", help="Tiles, as in compress."
 )
 @common.device_options
+@common.jobs_option
+@common.engine_options
 @click.option("--force-jpeg", is_flag=True, help="Take JPEG files too.")
 @common.max_pixels_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the table and errors only.")
@@ -86,7 +90,7 @@ DATASET is one of these, here or at a URL (s3://, https://, ... as far as fsspec
 def bench(
     dataset: tuple[str, ...], limit: int | None, against: tuple[str, ...], out: str | None, force: bool, model: str,
     steps: int | None, learn: bool | None, batches: int | None, tile: int | str, device: str, backend: str,
-    force_jpeg: bool, max_pixels: int, quiet: bool, as_json: bool,
+    workers: int, engine: str, address: str | None, force_jpeg: bool, max_pixels: int, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Compare ardmzip with PNG, WebP and JPEG XL on the images of a dataset: bits, images and megabytes a second.
 
@@ -94,7 +98,8 @@ def bench(
     samples of all images in one piece: that gives up reading an image alone, and shows what it would bring. Images are
     read one after the other, so the dataset may be of any size.
 
-    An image that cannot be read, or does not come back, is told on stderr and left out, and the exit code is 1. With
+    An image that cannot be read, or does not come back, is told on stderr and left out, and the exit code is 1.
+    --jobs N measures N images at a time; the speeds are then those of one process with its share of the threads. With
     --out, a report shows also bits per sub-pixel against network calls and where the time goes, both measured on the
     first images, and a histogram of the gains per image.
     """
@@ -107,7 +112,9 @@ def bench(
         "model": model, "steps": steps, "learn": learn, "batches": batches, "tile": None if tile == "none" else tile,
         "device": device, "backend": backend,
     }  # fmt: skip
-    settings = Settings(against, limit, target, force, compress, force_jpeg, max_pixels, quiet, as_json)
+    settings = Settings(
+        against, limit, target, force, compress, workers, engine, address, force_jpeg, max_pixels, quiet, as_json
+    )
     problems: list[str] = []
     code = common.exit_code(" ".join(dataset), lambda: _bench(dataset, settings, problems))
     return common.FAILED if problems else code
@@ -115,7 +122,7 @@ def bench(
 
 def _bench(dataset: tuple[str, ...], s: Settings, problems: list[str]) -> None:
     from ardmzip.benchmark import codecs, report
-    from ardmzip.benchmark.dataset import Bench, make_solids
+    from ardmzip.benchmark.dataset import Bench, Contest, make_solids
     from ardmzip.sources import open_sources
 
     if s.out is not None:
@@ -123,13 +130,13 @@ def _bench(dataset: tuple[str, ...], s: Settings, problems: list[str]) -> None:
         for path in (s.out, *_plot_files(s.out).values()):
             check_target(path, s.force)
     source = open_sources(dataset, force_jpeg=s.force_jpeg, max_pixels=s.max_pixels)
-    about = report.tables.machine(codecs.available_threads())
+    threads = max(1, codecs.available_threads() // s.workers)
+    about = report.tables.machine(threads)
+    contest = Contest(tuple(name for name in _RIVALS[:4] if name in s.against), tuple(s.compress.items()), threads)
     try:
-        made = [_ardmzip(s, None), *(codecs.make(name, about["threads"]) for name in _RIVALS[:4] if name in s.against)]
+        made = contest.codecs()
     except codecs.MissingCodec as error:
         raise ArdmError(str(error)) from error
-    for codec in made:
-        codecs.warm_up(codec)
 
     def tell(text: str) -> None:
         problems.append(text) if not problems else None
@@ -138,12 +145,12 @@ def _bench(dataset: tuple[str, ...], s: Settings, problems: list[str]) -> None:
     bench = Bench(made, make_solids([name for name in _RIVALS if name in s.against]), tell)
     total = s.limit or 0 if (length := source.length()) is None else min(length, s.limit or length)
     with Bar(dataset[0], s.quiet) as bar:
-        bench.run(source, s.limit, lambda count: bar(count / total) if total else None)
+        bench.run(source, s.limit, lambda count: bar(count / total) if total else None, _elsewhere(s, contest))
     result = bench.result()
     if not result.images:
         raise ArdmError("there is no image to measure on")
     if s.out is not None:
-        bench.measure_sample(result, partial(_ardmzip, s))
+        bench.measure_sample(result, contest.ardmzip)
         _write(result, s, " ".join(dataset), about)
     if s.as_json:
         common.print_json(report.as_json(result, " ".join(dataset)))
@@ -155,11 +162,13 @@ def _bench(dataset: tuple[str, ...], s: Settings, problems: list[str]) -> None:
             common.note(dataset[0], text)
 
 
-def _ardmzip(s: Settings, budget: int | None) -> Codec:
-    """ardmzip as asked for, with at most ``budget`` network calls if that is not None."""
-    from ardmzip.benchmark.codecs import ardmzip_codec
+def _elsewhere(s: Settings, contest: Contest) -> Measure | None:
+    """What measures in several processes or on Ray, if that is asked for."""
+    if s.workers == 1 and s.engine == "local":
+        return None
+    from ardmzip.distributed import map_shards
 
-    return ardmzip_codec(**(s.compress if budget is None else {**s.compress, "steps": budget}))
+    return lambda images: map_shards(contest.measure, images, s.workers, engine=s.engine, address=s.address)
 
 
 def _plot_files(out: Path) -> dict[str, Path]:

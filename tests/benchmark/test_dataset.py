@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,30 @@ def test_rows_and_gains():
     assert rows["png"].encode_images_per_s > 0
     assert done == [1, 2, 3]
     assert not told
+
+
+def test_measuring_elsewhere():
+    """In another process, say: only names and pixels go there, and measurements come back."""
+    seen = []
+    codecs_here = [codec("ardmzip", 0.5), codec("png")]
+
+    def elsewhere(images):
+        for image in images:
+            seen.append(image[0])
+            yield dataset.measure_image(image, codecs_here)
+
+    bench = Bench(codecs_here, [], print)
+    bench.run(items(picture(1), picture(2)), measure=elsewhere)
+    assert seen == ["0.png", "1.png"]
+    assert [row.images for row in bench.result().rows] == [2, 2]
+
+
+def test_a_contest_can_be_sent_to_another_process():
+    contest = dataset.Contest(("png", "webp"), (("model", "thumb"), ("learn", False)), 1)
+    again = pickle.loads(pickle.dumps(contest.measure))
+    assert [m.codec for m in again(("a", picture(1).samples))] == ["ardmzip", "png", "webp"]
+    assert [codec.name for codec in contest.codecs()] == ["ardmzip", "png", "webp"]
+    assert contest.codecs() is contest.codecs()
 
 
 def test_the_limit_is_kept():

@@ -42,7 +42,8 @@ def test_json_and_problems(folder, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "0.png").write_bytes((folder / "0.png").read_bytes())
     (tmp_path / "set" / "1.png").write_bytes(b"no image")
-    done = run("bench", "set", "--json", "--against", "jxl-e7", "--steps", "5", "--no-learn", cwd=tmp_path)
+    options = ("--against", "jxl-e7", "--steps", "5", "--no-learn", "--jobs", "2")
+    done = run("bench", "set", "--json", *options, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == ["ardmzip: set/1.png: not an image, or of an unknown format"]
     found = json.loads(done.stdout)
