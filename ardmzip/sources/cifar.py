@@ -86,7 +86,9 @@ _KNOWN = {
 }  # fmt: skip
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one in Python: the one in C takes memory for as many objects as a file claims to number."""
+
     def find_class(self, module: str, name: str) -> Any:
         found = _KNOWN.get((module, name))
         if found is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -110,7 +112,8 @@ def named(label: str) -> Iterator[None]:
         text = str(error)
         raise ImageError(text if text.startswith(f"{label}: ") else f"{label}: {text}") from error
     except _ERRORS as error:
-        text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else None
+        text = getattr(error, "strerror", None) or missing or " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{label}: {text}") from error
 
 

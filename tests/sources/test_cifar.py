@@ -159,6 +159,13 @@ def test_other_pickles(tmp_path, value, text):
         list(open_source(str(tmp_path / "data_batch_1")))
 
 
+def test_a_pickle_that_claims_to_number_its_objects_far_up(tmp_path):
+    """Python's unpickler in C would take memory for two thousand million objects."""
+    (tmp_path / "data_batch_1").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")
+    with pytest.raises(ImageError, match="an array is missing"):
+        list(open_source(str(tmp_path / "data_batch_1")))
+
+
 def test_damaged_pickles(tmp_path):
     """Every error is one line that names the file."""
     small = {"data": np.zeros((1, 3072), np.uint8), "labels": [1], "filenames": ["a.png"]}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import numpy as np
@@ -32,6 +35,28 @@ def test_urls(memory, png, pixels, content, tmp_path):
     assert list(content(open_source("memory://set/*/*.png"))) == ["a/2.png", "b/1.png"]
     (tmp_path / "3.png").write_bytes(png(3))
     assert len(content(open_sources(["memory://set", str(tmp_path / "3.png")]))) == 3
+
+
+def test_a_server(tmp_path, png, write_tar, content):
+    pytest.importorskip("aiohttp", reason="fsspec's http needs aiohttp (pip install 'ardmzip[datasets]')")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    (tmp_path / "a.png").write_bytes(png(1))
+    write_tar(tmp_path / "s.tar", {"b.png": png(2), "b.cls": b"1"})
+    np.save(tmp_path / "x.npy", np.zeros((2, 5, 5), np.uint8))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for name, items in (("a.png", ["a.png"]), ("s.tar", ["b.png"]), ("x.npy", ["0.png", "1.png"])):
+            assert list(content(open_source(f"http://127.0.0.1:{server.server_port}/{name}"))) == items
+        with pytest.raises(ImageError, match=r"/nothing\.png: No such file"):
+            next(iter(open_source(f"http://127.0.0.1:{server.server_port}/nothing.png"))).image()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_chained_urls(tmp_path, png, content):
