@@ -37,8 +37,8 @@ def open_source(path: str, *, force_jpeg: bool = False, max_pixels: int = MAX_PI
 def open_sources(paths: Sequence[str], *, force_jpeg: bool = False, max_pixels: int = MAX_PIXELS) -> Source:
     """The items of several paths, as ``open_source`` takes them, one after the other in the order of their names.
 
-    Of several paths, image files are named by their paths below the folder that all have in common, and the items of
-    others below a folder that is named after them.
+    Of several paths, an image is named by its file's name, and the items of others are below a folder that is named
+    after the path. Where two of these names are the same, all are the paths below the folder that they have in common.
     """
     options = Options(force_jpeg, max_pixels)
     found = sorted({place for path in paths for place in places.expand(path)})
@@ -106,8 +106,11 @@ def _without_suffix(name: str) -> str:
 
 
 def _short_names(found: Sequence[str]) -> list[str]:
-    """The names of places below the folder that all have in common."""
+    """The last parts of places if they differ; else what is below the folder that all have in common."""
     split = [places.parts(place) for place in found]
+    last = [parts[-1] for parts in split if parts]
+    if len(set(last)) == len(found):
+        return last
     common = 0
     while all(len(parts) > common + 1 and parts[common] == split[0][common] for parts in split):
         common += 1

@@ -79,12 +79,14 @@ def test_limit_of_pixels(tree):
 
 
 def test_files(tree, tmp_path, content):
-    """A file is named by its own name; of several, by their paths below the folder that they share."""
+    """A file is named by its own name; if several have the same, by their paths below the folder that they share."""
     tree("x/a.png", "x/y/a.png", "x/z.png")
     assert list(content(open_source(str(tmp_path / "x/y/a.png")))) == ["a.png"]
     paths = [str(tmp_path / name) for name in ("x/z.png", "x/a.png", "x/y/a.png", "x/a.png")]
     assert list(content(open_sources(paths))) == ["a.png", "y/a.png", "z.png"]
     assert list(content(open_source(f"{tmp_path}/x/*.png"))) == ["a.png", "z.png"]
+    assert list(content(open_sources([paths[0], paths[2]]))) == ["a.png", "z.png"]
+    assert list(content(open_sources([str(tmp_path / "x/y"), paths[0]]))) == ["y/a.png", "z.png"]
 
 
 def test_nothing_there(tmp_path):
