@@ -6,7 +6,7 @@ class ArdmError(Exception):
 
 
 class ImageError(ArdmError):
-    """The input is not an image that ardmzip can store."""
+    """The input is not an image that ardmzip can store, or not a dataset of such images."""
 
 
 class FormatError(ArdmError):

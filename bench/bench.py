@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import codecs, report
+from ardmzip.benchmark import codecs
+from ardmzip.benchmark.codecs import available_threads
+from ardmzip.benchmark.measure import Measurement, Summary, summarise
+from ardmzip.benchmark.tables import machine
+from bench import report
 from bench.cifar import sheet_set
 from bench.images import ImageSet, folder_sets
-from bench.measure import Measurement, SetResult, Summary, run_set, summarise
+from bench.measure import SetResult, run_set
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS: tuple[int | None, ...] = (5, 10, 20, 40, None)
@@ -36,11 +40,6 @@ class Progress:
         elif now - self.printed > 10 or done == of:
             self.printed = now
             print(line, file=sys.stderr, flush=True)
-
-
-def available_threads() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(threads: int) -> None:
@@ -139,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     args.threads = args.threads or available_threads()
     limit_threads(args.threads)
-    about = report.machine(args.threads)
+    about = machine(args.threads)
     try:
         sets = folder_sets(args.folders)
         sets += [sheet_set(args.cifar)] if args.cifar else []

@@ -10,7 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import codecs, report
+from ardmzip.benchmark import codecs
+from bench import report
 from bench.bench import RESULTS, available_threads, limit_threads, make_codecs, measure_table
 from bench.images import folder_sets
 

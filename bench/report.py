@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.measure import SetResult, Summary
+from ardmzip.benchmark.measure import Summary
+from ardmzip.benchmark.tables import markdown, number
+from bench.measure import SetResult
 
 REFERENCE = "jxl-e9"
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What the seconds depend on."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": _cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": threads,
-        "load_average_at_start": load,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -49,8 +25,8 @@ def table(summaries: Sequence[Summary]) -> str:
         if reference is not None and not reference.failures and not s.failures and reference.bytes:
             size = f"{100 * (s.bytes / reference.bytes - 1):+.1f} %" if s is not reference else "0"
         rows.append(
-            [s.label, _number(s.bits_per_subpixel, 3), size, _number(s.encode_s_per_mp, 2),
-             _number(s.decode_s_per_mp, 2), _number(s.startup_s, 2)]
+            [s.label, number(s.bits_per_subpixel, 3), size, number(s.encode_s_per_mp, 2),
+             number(s.decode_s_per_mp, 2), number(s.startup_s, 2)]
         )  # fmt: skip
     heading = ["codec", "bits per sub-pixel", "size against JPEG XL e9", "encode, s/MP", "decode, s/MP", "start-up, s"]
     return markdown(heading, rows)
@@ -59,29 +35,12 @@ def table(summaries: Sequence[Summary]) -> str:
 def steps_table(points: Sequence[Mapping[str, Any]]) -> str:
     """One row a budget of network calls."""
     rows = [
-        [point["budget"], _number(point["network_calls"], 1), _number(point["bits_per_subpixel"], 3),
-         _number(point["encode_s_per_mp"], 2), _number(point["decode_s_per_mp"], 2)]
+        [point["budget"], number(point["network_calls"], 1), number(point["bits_per_subpixel"], 3),
+         number(point["encode_s_per_mp"], 2), number(point["decode_s_per_mp"], 2)]
         for point in points
     ]  # fmt: skip
     heading = ["budget of network calls", "calls, mean", "bits per sub-pixel", "encode, s/MP", "decode, s/MP"]
     return markdown(heading, rows)
-
-
-def markdown(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, first column to the left and numbers to the right.
-
-    >>> print(markdown(["codec", "bits"], [["PNG", "4.47"]]), end="")
-    | codec | bits |
-    |---|---:|
-    | PNG | 4.47 |
-    """
-    lines = [list(heading), *([str(cell) for cell in row] for row in rows)]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([text[0], "|---" + "|---:" * (len(heading) - 1) + "|", *text[1:]]) + "\n"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def set_page(result: SetResult, summaries: Sequence[Summary], about: Mapping[str, Any], notes: Sequence[str]) -> str:

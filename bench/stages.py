@@ -8,30 +8,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-
-class Stages:
-    """Seconds by stage. Stages are functions of modules and classes, wrapped where they stand."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-
-    def wrap(self, owner: Any, name: str, stage: str) -> None:
-        function = getattr(owner, name)
-
-        def timed(*args: Any, **options: Any) -> Any:
-            begin = time.perf_counter()
-            result = function(*args, **options)
-            self.seconds[stage] += time.perf_counter() - begin
-            return result
-
-        setattr(owner, name, timed)
+from ardmzip.benchmark.stages import Stages, wrap_codec
 
 
 def peak(multiply: Any) -> float:
@@ -59,9 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from ardmzip import codec, kernels, model, network, rans
+    from ardmzip import codec, model, network
     from ardmzip.image import to_planes
-    from ardmzip.learning import Head
 
     torch.set_num_threads(1)
     loaded, backend = model.load(args.model), network.backend("cpu")
@@ -77,15 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch._int_mm = counted  # type: ignore[assignment]
     stages = Stages()
-    for owner, name, stage in (
-        (torch, "_int_mm", "int8 products"), (kernels, "window_features", "features"),
-        (kernels, "requantise", "requantisation"), (kernels, "find_contexts", "contexts"),
-        (kernels, "mixtures", "mixtures"), (kernels, "intervals", "frequencies"), (kernels, "rows", "frequencies"),
-        (kernels, "gradient", "gradient"), (kernels, "learn_offsets", "offsets"), (Head, "learn", "steps of weights"),
-        (rans.Encoder, "push", "entropy coder"), (rans.Encoder, "finish", "entropy coder"),
-        (rans.Decoder, "pop", "entropy coder"),
-    ):  # fmt: skip
-        stages.wrap(owner, name, stage)
+    wrap_codec(stages)
 
     small = np.ascontiguousarray(planes[:, :64, :64])
     columns: dict[str, dict[str, float]] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench import codecs
+from ardmzip.benchmark import codecs
 
 HERE = Path(__file__).resolve().parent
 OTHERS = ("png", "webp", "jxl-e9")

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from ardmzip import model
-from bench import bench, cifar, codecs, images, measure, memory, report
+from ardmzip.benchmark import codecs
+from ardmzip.benchmark.measure import Measurement, Summary, summarise
+from ardmzip.benchmark.tables import machine
+from bench import bench, cifar, images, measure, memory, report
 
 
 def picture(height: int = 23, width: int = 37, gray: bool = False) -> np.ndarray:
@@ -92,7 +95,7 @@ def test_a_set_is_measured_and_summed_up():
     some = images.ImageSet("some", ("a.png", "b.png", "c.png"), load)
     result = measure.run_set(some, [RAW, FLIPPED, REFUSING])
     assert result.skipped == ["b.png: transparency"]
-    raw, flipped, refusing = (measure.summarise(c, result.of(c.name), 0.5) for c in (RAW, FLIPPED, REFUSING))
+    raw, flipped, refusing = (summarise(c, result.of(c.name), 0.5) for c in (RAW, FLIPPED, REFUSING))
     assert (raw.images, raw.bytes, raw.bits_per_subpixel, raw.failures) == (2, 2 * 23 * 37 * 3, 8.0, ())
     assert raw.startup_s == 0.5
     assert raw.encode_s_per_mp >= 0
@@ -101,21 +104,21 @@ def test_a_set_is_measured_and_summed_up():
 
 
 def test_bits_are_summed_before_they_are_divided():
-    small = measure.Measurement("raw", "small", 10, 10, 1, bytes=100)
-    large = measure.Measurement("raw", "large", 30, 10, 1, bytes=75)
-    s = measure.summarise(RAW, [small, large])
+    small = Measurement("raw", "small", 10, 10, 1, bytes=100)
+    large = Measurement("raw", "large", 30, 10, 1, bytes=75)
+    s = summarise(RAW, [small, large])
     assert s.bits_per_subpixel == pytest.approx(8 * 175 / 400)
     assert s.mean_bits_per_subpixel == pytest.approx((8 + 2) / 2)
 
 
-def fake(codec: str, size: int, **more) -> measure.Summary:
+def fake(codec: str, size: int, **more) -> Summary:
     label = codecs.LABELS[codec]
     fields = {
         "version": "1", "images": 2, "bytes": size, "bits_per_subpixel": size / 100, "mean_bits_per_subpixel": 1.0,
         "encode_s_per_mp": 1.5, "decode_s_per_mp": 0.25, "encode_cpu_s_per_mp": 1.0, "decode_cpu_s_per_mp": 1.0,
         "startup_s": 2.0,
     }  # fmt: skip
-    return measure.Summary(codec, label, **(fields | more))
+    return Summary(codec, label, **(fields | more))
 
 
 def test_the_table():
@@ -134,9 +137,9 @@ def test_a_codec_that_failed_is_not_compared():
 
 
 def test_pages_and_json(tmp_path):
-    result = measure.SetResult("some", [measure.Measurement("jxl-e9", "a.png", 10, 10, 3, bytes=99)], ["b.png: alpha"])
+    result = measure.SetResult("some", [Measurement("jxl-e9", "a.png", 10, 10, 3, bytes=99)], ["b.png: alpha"])
     failing = fake("jxl-e9", 99, failures=("c.png: broken",), decode_s_per_mp=float("nan"))
-    about = report.machine(threads=1)
+    about = machine(threads=1)
     page = report.set_page(result, [failing], about, ["a note"])
     for text in ("# some", "1 image(s)", "on 1 thread(s)", "FAILURES", "c.png: broken", "b.png: alpha", "a note"):
         assert text in page
@@ -152,7 +155,7 @@ def test_the_steps_table_and_plot(tmp_path):
          "decode_s_per_mp": 2.0, "failures": []}
         for budget, calls, bits in [("5", 5.0, 3.5), ("best", 61.5, 2.8)]
     ]  # fmt: skip
-    assert "| best | 61.5 | 2.800 | 1.00 | 2.00 |" in report.steps_page({"some": points}, report.machine(1))
+    assert "| best | 61.5 | 2.800 | 1.00 | 2.00 |" in report.steps_page({"some": points}, machine(1))
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install 'ardmzip[bench]')")
     report.steps_plot({"some": points}, {"some": {"JPEG XL e9": 2.9}}, tmp_path / "steps.png")
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")

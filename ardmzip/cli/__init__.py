@@ -14,6 +14,7 @@ from ardmzip import __version__
 from ardmzip.cli import _signals
 from ardmzip.cli._common import complain, describe, drop_stdout
 from ardmzip.cli.archives import extract, list_command, repair, unpack
+from ardmzip.cli.bench import bench
 from ardmzip.cli.completion import completion
 from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
@@ -122,7 +123,8 @@ def main(context: click.Context) -> None:
 
 
 _COMMANDS = (
-    compress, decompress, test, info, pack, list_command, unpack, extract, repair, models, schedule, train, completion
+    compress, decompress, test, info, pack, list_command, unpack, extract, repair, models, schedule, bench, train,
+    completion,
 )  # fmt: skip
 for command in _COMMANDS:
     main.add_command(command)

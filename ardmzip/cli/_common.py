@@ -354,6 +354,17 @@ jobs_option = click.option(
     help="Work on N files at a time, in N processes that share the processor's threads. Helps where cores are idle.",
 )  # fmt: skip
 
+engine_options = options(
+    click.option(
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+        help="Where the N processes of --jobs run: here, or on a Ray cluster (pip install 'ardmzip[ray]'), each with a "
+        "share of its GPUs. The result is the same.",
+    ),
+    click.option(
+        "--address", metavar="ADDRESS", help="The Ray cluster, such as auto.  [default: a new one on this machine]"
+    ),
+)  # fmt: skip
+
 
 def recursive_option(taken: str, writes: bool = True) -> Callable[[Command], Command]:
     """-r; ``taken`` are the files that it takes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ardmzip.batches import Options
     from ardmzip.errors import ArdmError
     from ardmzip.formats import Picture
-    from ardmzip.sources import Item
 
 _BATCH = 256
 
@@ -32,9 +30,20 @@ Examples:
   ardmzip pack photos -o photos.ardmz            all images below a folder, by their relative paths
   ardmzip pack a.png b.tif -o two.ardmz          some files
   ardmzip pack -m thumb cifar -o cifar.ardmz     all by one model: faster where it suits
+  ardmzip pack cifar-10-batches-py -o c.ardmz    batches of CIFAR-10, with labels
+  ardmzip pack 'train-{000..007}.tar' -o t.ardmz WebDataset shards
   ardmzip pack more --append -o photos.ardmz     adds to an archive
   ardmzip list photos.ardmz                      what is in it
-  ardmzip extract photos.ardmz 2024/a.tif        one image of it"""
+  ardmzip extract photos.ardmz 2024/a.tif        one image of it
+
+\b
+FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
+  an image, or a folder of images, of NumPy files, of tar shards or of parquet files
+  .ardmz        another archive
+  .npy, .npz    arrays uint8 or uint16 [n, height, width] or [n, height, width, 1 to 4]
+  .parquet      Hugging Face datasets with image bytes (pip install 'ardmzip[datasets]')
+  .tar, .tar.gz WebDataset shards; * and {000..127} stand for several
+  batches of CIFAR-10 and CIFAR-100, python or binary, or a folder of them"""
 )
 @common.files_argument
 @click.option("-o", "--output", "out", metavar="X.ardmz", required=True, type=common.path_type, help="The archive.")
@@ -54,19 +63,21 @@ Examples:
 @click.option("-f", "--force", is_flag=True, help="Replace X.ardmz if it exists, once the new one is complete.")
 @click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the images to compare them.")
+@click.option("--force-jpeg", is_flag=True, help="Take JPEG files too, though their images come out larger.")
+@common.max_pixels_option
 @common.continue_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def pack(
     files: tuple[str, ...], out: str, model: str, learn: bool | None, device: str, backend: str, batch: int,
-    workers: int, append: bool, force: bool, strip: bool, no_verify: bool, continue_on_error: bool, quiet: bool,
-    as_json: bool,
+    workers: int, append: bool, force: bool, strip: bool, no_verify: bool, force_jpeg: bool, max_pixels: int,
+    continue_on_error: bool, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Pack many images into an archive, each of which can be read alone.
 
-    FILE is an image, or a folder, of which all images are taken, by their paths below it. Of several FILEs the names
-    of a folder's images begin with its own name. Identical images are stored once. Every image is decoded and compared
-    before it is written.
+    FILE is an image, a folder, of which all images are taken, by their paths below it, or a dataset: see below. Of
+    several FILEs the names of a folder's images, and of those of a dataset, begin with its own name. Identical images
+    are stored once. Every image is decoded and compared before it is written.
 
     Until the archive is complete it is X.ardmz.part. After an interruption the same command goes on where that one
     ends, and makes the same archive, byte for byte.
@@ -99,7 +110,7 @@ def pack(
             common.note(out, f"going on after {len(writer.resumed)} images of an interrupted run")
         try:
             with writer:
-                _pack(files, writer, options, batch, workers, continue_on_error, failed, quiet)
+                _pack(files, force_jpeg, max_pixels, writer, options, batch, workers, continue_on_error, failed, quiet)
         except BaseException:
             _tell_of_rest(writer, target, quiet)
             raise
@@ -115,10 +126,11 @@ def pack(
 
 
 def _pack(
-    files: tuple[str, ...], writer: Writer, options: Options, batch: int, workers: int, go_on: bool, failed: list[str],
-    quiet: bool,
+    files: tuple[str, ...], force_jpeg: bool, max_pixels: int, writer: Writer, options: Options, batch: int,
+    workers: int, go_on: bool, failed: list[str], quiet: bool,
 ) -> None:  # fmt: skip
     from ardmzip.archive import packing
+    from ardmzip.sources import open_sources
 
     with Counter(writer.unfinished.name, "images", quiet) as counter:
 
@@ -129,7 +141,8 @@ def _pack(
             counter.add()
 
         coder = None if workers == 1 else partial(_in_processes, options=options, workers=workers)
-        packing.pack(items(files), writer, options, batch=batch, report=report, go_on=go_on, coder=coder)
+        source = open_sources(files, force_jpeg=force_jpeg, max_pixels=max_pixels)
+        packing.pack(source, writer, options, batch=batch, report=report, go_on=go_on, coder=coder)
         if len(writer) == 0 or counter.count == 0:
             raise click.ClickException("there are no images to pack")
 
@@ -139,16 +152,6 @@ def _in_processes(works: Iterable[list[Picture]], options: Options, workers: int
     from ardmzip.cli import _workers
 
     return _workers.mapped(works, partial(packing.code, options=options), workers)
-
-
-def items(files: tuple[str, ...]) -> Iterator[Item]:
-    """The images of all sources; of several, a folder's name is the beginning of its images' names."""
-    from ardmzip.sources import open_source
-
-    for file in files:
-        prefix = f"{Path(file).resolve().name}/" if len(files) > 1 and Path(file).is_dir() else ""
-        for item in open_source(file):
-            yield replace(item, name=prefix + item.name) if prefix else item
 
 
 def _tell_of_rest(writer: Writer, target: Path, quiet: bool) -> None:

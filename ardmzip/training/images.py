@@ -7,19 +7,17 @@ images as WebDataset makes them. Shards are read from front to back, so they may
 from __future__ import annotations
 
 import io
-import lzma
-import tarfile
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
 
-import fsspec
 import numpy as np
 from PIL import Image
 
 from ardmzip.errors import ImageError
+from ardmzip.sources import places, shards
 
 SHARD = ".tar"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".jxl"})
@@ -29,33 +27,23 @@ ROWS = {"cifar10": 32}
 """Folders each row of whose files holds the pixels of a square image in raster order, and the side of an image."""
 
 
-def list_images(places: Sequence[str | Path]) -> list[str]:
-    """All images and shards in ``places``, sorted, each once. A place is a folder, a file or a pattern (``*.tar``)."""
+def list_images(where: Sequence[str | Path]) -> list[str]:
+    """All images and shards in some places, sorted, each once. A place is a folder, a file or a pattern (``*.tar``)."""
     found: set[str] = set()
-    for place in map(str, places):
-        try:
-            system, path = fsspec.core.url_to_fs(place)
-            candidates = system.glob(path) if "*" in path else system.find(path)
-        except (OSError, ValueError, ImportError) as error:
-            raise ImageError(f"{place}: {error}") from error
-        if not candidates:
-            raise ImageError(f"{place}: no such file or folder, or an empty one")
-        if isinstance(system, fsspec.implementations.local.LocalFileSystem):
-            names = [str(Path(name)) for name in candidates]
-        else:
-            names = [system.unstrip_protocol(name) for name in candidates]
-        found.update(name for name in names if PurePath(name).suffix.lower() in SUFFIXES | {SHARD})
+    for place in map(str, where):
+        names = places.expand(place)
+        if names == [place]:
+            place = places.absolute(place)
+            names = [places.join(place, name) for name in places.below(place)] if places.is_folder(place) else [place]
+        if not names:
+            raise ImageError(f"{place}: an empty folder")
+        found.update(places.absolute(name) for name in names if PurePath(name).suffix.lower() in SUFFIXES | {SHARD})
     return sorted(found)
 
 
 def read_rgb(source: str | Path) -> np.ndarray:
     """Read an 8-bit gray or RGB image as contiguous ``uint8[H, W, 3]``; anything else is an ``ImageError``."""
-    try:
-        with fsspec.open(str(source), "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise ImageError(f"{source}: {error}") from error
-    return decode_rgb(data, str(source))
+    return decode_rgb(places.read(str(source)), str(source))
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
@@ -158,14 +146,9 @@ def stream_images(sources: Sequence[str], held_out: bool) -> Iterator[np.ndarray
         if not is_shard(source):
             yield from _chosen(source, read_rgb(source), held_out)
             continue
-        try:
-            with fsspec.open(source, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as shard:
-                for member in shard:
-                    image = PurePath(member.name).suffix.lower() in SUFFIXES
-                    if member.isfile() and image and (_crc(member.name) % HELD_OUT == 0) == held_out:
-                        yield decode_rgb(shard.extractfile(member).read(), f"{source}: {member.name}")  # type: ignore[union-attr]
-        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ImageError(f"{source}: cannot be read: {error}") from error
+        for name, read in shards.members(source):
+            if PurePath(name).suffix.lower() in SUFFIXES and (_crc(name) % HELD_OUT == 0) == held_out:
+                yield decode_rgb(read(), f"{source}: {name}")
 
 
 def is_shard(source: str) -> bool:

@@ -98,7 +98,7 @@ def test_places(folder):
     assert images.list_images([folder, folder / "a.png"]) == everything
     assert images.list_images([f"{folder}/*.tar"]) == everything[2:]
     for missing in (folder / "nothing", f"{folder}/*.jpg"):
-        with pytest.raises(ImageError, match="no such file or folder"):
+        with pytest.raises(ImageError, match=r"(?i)no such file or"):
             images.list_images([missing])
     with pytest.raises(ImageError, match="nonesuch"):
         images.list_images(["nonesuch://x"])

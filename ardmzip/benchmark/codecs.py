@@ -1,12 +1,14 @@
 """The codecs of the comparison, each a pair of functions: pixels -> bytes and bytes -> pixels.
 
-Pixels are ``uint8[height, width, 3]`` (RGB) or ``uint8[height, width]`` (gray). Every codec is set to its lossless
-mode, and to the same number of threads where it can use more than one.
+Pixels are ``uint8[height, width, 3]`` (RGB) or ``uint8[height, width]`` (gray), and where a codec ``holds`` them also
+uint16, or with alpha. Every codec is set to its lossless mode, and to the same number of threads where it can use more
+than one.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ class Codec:
     version: str
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[bytes], np.ndarray]
+    holds: Callable[[np.ndarray], bool] = lambda pixels: True
 
 
 class MissingCodec(Exception):
@@ -62,13 +65,13 @@ def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None 
     if name in _LEARNS or name.startswith("ardmzip-e"):
         return _ardmzip(name, "fast" if name.startswith("ardmzip-fast") else model, steps, device)
     if name == "png":
-        return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_pillow)
+        return Codec(name, LABELS[name], _pillow("zlib"), encode_png, _decode_png)
     if name == "webp":
-        return Codec(name, LABELS[name], _pillow("webp"), encode_webp, _decode_pillow)
+        return Codec(name, LABELS[name], _pillow("webp"), encode_webp, _decode_pillow, _is_8_bit)
     try:
         import imagecodecs
     except ImportError as error:
-        raise MissingCodec("the package imagecodecs is not installed (pip install 'ardmzip[bench]')") from error
+        raise MissingCodec("the package imagecodecs is not installed") from error
     if name == "jpeg-ls":
         version = imagecodecs.jpegls_version()
         return Codec(name, LABELS[name], version, _encode_jpegls, imagecodecs.jpegls_decode)
@@ -80,9 +83,25 @@ def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None 
     raise ValueError(f"no codec is called {name!r}; there are {', '.join(LABELS | EFFORTS)}")
 
 
+def _is_8_bit(pixels: np.ndarray) -> bool:
+    return pixels.dtype == np.uint8
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
-    """PNG with adaptive row filters and zlib at level 9 (Pillow's ``optimize``)."""
-    return _save(pixels, format="PNG", optimize=True)
+    """PNG with adaptive row filters and zlib at level 9 (Pillow's ``optimize``); 16 bits by libpng."""
+    if _is_8_bit(pixels):
+        return _save(pixels, format="PNG", optimize=True)
+    import imagecodecs
+
+    return bytes(imagecodecs.png_encode(pixels, level=9))
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    if data[24] <= 8:  # bits a sample
+        return _decode_pillow(data)
+    import imagecodecs
+
+    return imagecodecs.png_decode(data)
 
 
 def encode_webp(pixels: np.ndarray) -> bytes:
@@ -90,7 +109,7 @@ def encode_webp(pixels: np.ndarray) -> bytes:
 
     It has no gray mode: gray is stored as three equal channels.
     """
-    return _save(pixels, format="WEBP", lossless=True, quality=100, method=5)
+    return _save(pixels, format="WEBP", lossless=True, quality=100, method=5, exact=True)
 
 
 def _encode_jpegls(pixels: np.ndarray) -> bytes:
@@ -129,40 +148,62 @@ def _pillow(feature: str) -> str:
 
 
 def _ardmzip(name: str, model: str, steps: int | None, device: str) -> Codec:
-    try:
-        import ardmzip
-        from ardmzip.api import AUTO, compress, decompress
-        from ardmzip.choice import candidates
-        from ardmzip.errors import ModelError
-        from ardmzip.model import load
-    except ImportError as error:
-        raise MissingCodec(f"ardmzip cannot be imported: {error}") from error
+    effort = int(name.removeprefix("ardmzip-e")) if name in EFFORTS else None
+    return ardmzip_codec(name, model=model, steps=steps, learn=_LEARNS.get(name), effort=effort, device=device)
+
+
+def ardmzip_codec(
+    name: str = "ardmzip", *, model: str = "auto", device: str = "auto", backend: str = "auto", **options: object
+) -> Codec:
+    """ardmzip with options of ``compress``; raises MissingCodec where it has no such model."""
+    import ardmzip
+    from ardmzip.api import AUTO, compress, decompress_array
+    from ardmzip.choice import candidates
+    from ardmzip.errors import ModelError
+    from ardmzip.model import load
+
     try:
         models = candidates() if model == AUTO else [load(model)]
     except ModelError as error:
         raise MissingCodec(str(error)) from error
-    effort = int(name.removeprefix("ardmzip-e")) if name in EFFORTS else None
     # verification is decoding, which is measured by itself
-    return Codec(
-        name,
-        (LABELS | EFFORTS)[name],
-        f"ardmzip {ardmzip.__version__}, model {' or '.join(f'{m.name} ({m.id.hex()})' for m in models)}",
-        partial(
-            compress, model=model, steps=steps, learn=_LEARNS.get(name), effort=effort, device=device, verify=False
-        ),
-        lambda data: np.asarray(decompress(data, model=None if model == AUTO else model, device=device)),
-    )
+    encode = partial(compress, model=model, device=device, backend=backend, verify=False, **options)  # type: ignore[arg-type]
+    decode = partial(decompress_array, model=None if model == AUTO else model, device=device, backend=backend)
+    names = " or ".join(f"{m.name} ({m.id.hex()})" for m in models)
+    return Codec(name, (LABELS | EFFORTS)[name], f"ardmzip {ardmzip.__version__}, model {names}", encode, decode)
 
 
 def same_pixels(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays show the same picture. Gray equals RGB with three equal channels, which is WebP's gray.
+    """Whether two arrays show the same picture.
+
+    Gray equals RGB with three equal channels, which is WebP's gray, and an alpha channel that is missing equals one
+    that is opaque throughout, which some decoders leave out.
 
     >>> gray = np.array([[1, 2]], np.uint8)
     >>> same_pixels(gray, np.stack([gray] * 3, axis=-1)), same_pixels(gray, gray + 1)
     (True, False)
+    >>> same_pixels(np.stack([gray, gray], axis=-1), gray)
+    False
     """
-    a, b = (x[:, :, None] if x.ndim == 2 else x for x in (a, b))
-    return a.dtype == b.dtype and a.shape[:2] == b.shape[:2] and bool((a == b).all())
+    if a.dtype != b.dtype or a.shape[:2] != b.shape[:2]:
+        return False
+    return bool((_rgba(a) == _rgba(b)).all())
+
+
+def _rgba(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    colours, alpha = pixels[:, :, : (pixels.shape[2] + 1) // 2 * 2 - 1], np.iinfo(pixels.dtype).max
+    whole = np.full((*pixels.shape[:2], 4), alpha, pixels.dtype)
+    whole[:, :, :3] = colours
+    if pixels.shape[2] > colours.shape[2]:
+        whole[:, :, 3] = pixels[:, :, -1]
+    return whole
+
+
+def available_threads() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def network_calls(data: bytes) -> int:
@@ -177,9 +218,12 @@ def warm_up(codec: Codec) -> float:
 
     What is loaded or compiled on first use (a model, just-in-time compiled code) is thus not counted to an image.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    y, x = np.mgrid[:48, :48]
+    # smooth with some noise, so that ardmzip takes its network
+    smooth = np.stack([90 + 60 * np.sin(x / 9 + channel) + 50 * np.cos(y / 13) for channel in range(3)], -1)
+    image = (smooth + np.random.default_rng(0).normal(0, 3, smooth.shape)).clip(0, 255).astype(np.uint8)
     begin = time.perf_counter()
-    codec.decode(codec.encode(noise))
+    codec.decode(codec.encode(image))
     seconds = time.perf_counter() - begin
-    codec.decode(codec.encode(np.ascontiguousarray(noise[:, :, 0])))
+    codec.decode(codec.encode(np.ascontiguousarray(image[:, :, 0])))
     return seconds
