@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STEP_MAX = 15
 #: Distributions of a layer's steps: all zero, or the steps fall off by the factor ratio / RATIO_ONE.
 RATIOS, RATIO_ONE = 16, 18
+_ALL_RATIOS = range(1, RATIOS + 1)
 #: Frequencies sum to this (mixture.TOTAL).
 _TOTAL = 1 << 24
 #: Unit of the pace of learning heads, and the most.
@@ -87,13 +88,20 @@ def _step_row(ratio: int) -> np.ndarray:
     return np.array(step_frequencies(ratio), np.float32) - 1
 
 
+def _costs(steps: np.ndarray) -> np.ndarray:
+    """Bits of steps by ratio, 1 to RATIOS, without that of the ratio."""
+    count = np.bincount(steps.astype(np.int64) + STEP_MAX, minlength=2 * STEP_MAX + 1)
+    return np.array([-(count * np.log2(step_frequencies(ratio))).sum() + 24 * count.sum() for ratio in _ALL_RATIOS])
+
+
+def cost(steps: np.ndarray) -> float:
+    """About how many bits the steps of a layer take."""
+    return 4 + float(_costs(steps).min()) if steps.any() else 0.0
+
+
 def _best_ratio(steps: np.ndarray) -> int:
     """The ratio that codes steps in the fewest bits; 0 if all are zero."""
-    if not steps.any():
-        return 0
-    count = np.bincount(steps.astype(np.int64) + STEP_MAX, minlength=2 * STEP_MAX + 1)
-    bits = [-(count * np.log2(step_frequencies(ratio))).sum() for ratio in range(1, RATIOS + 1)]
-    return 1 + int(np.argmin(bits))
+    return 1 + int(_costs(steps).argmin()) if steps.any() else 0
 
 
 def pack(changes: Changes, model: Model) -> bytes:

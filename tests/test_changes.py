@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_frequencies():
         row = changes.step_frequencies(ratio)
         assert sum(row) == 1 << 24
         assert row == row[::-1] or max(abs(a - b) for a, b in zip(row, row[::-1], strict=True)) <= 2
-        assert list(row[STEP_MAX:]) == sorted(row[STEP_MAX:], reverse=True)
+        assert all(a >= b - 1 for a, b in itertools.pairwise(row[STEP_MAX:]))  # each is rounded
         assert min(row) >= 1
 
 
