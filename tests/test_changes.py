@@ -70,7 +70,7 @@ def test_no_changes_take_next_to_nothing(photo):
 
 
 def test_frequencies():
-    for ratio in range(1, changes.RATIOS + 1):
+    for ratio in changes.RATIOS:
         row = changes.step_frequencies(ratio)
         assert sum(row) == 1 << 24
         assert row == row[::-1] or max(abs(a - b) for a, b in zip(row, row[::-1], strict=True)) <= 2
@@ -78,7 +78,7 @@ def test_frequencies():
         assert min(row) >= 1
 
 
-@pytest.mark.parametrize("spread", [0.1, 0.5, 2.0, 6.0])
+@pytest.mark.parametrize("spread", [0.2, 0.5, 2.0, 5.0])
 def test_steps_cost_about_their_entropy(photo, spread):
     made = random_changes(photo, np.random.default_rng(1), 1.0, spread)
     counts = np.unique(np.concatenate(list(made.steps.values())), return_counts=True)[1]
