@@ -76,7 +76,7 @@ class _Biases:
     def __init__(self, layer: Layer) -> None:
         self._trained, self._unit = layer.bias.numpy().astype(np.int64), changes.bias_unit(layer.shift.numpy())
         self._exact, self._first, self._second = np.zeros((3, len(layer.bias)))
-        self._moves = 0
+        self._unsettled = np.ones(2)
 
     @property
     def steps(self) -> np.ndarray:
@@ -91,11 +91,11 @@ class _Biases:
     def move(self, gradient: np.ndarray, price: float, rate: float) -> None:
         """gradient: of the images' bits by a step, price: bits of a step, both a pixel; rate: the largest move."""
         gradient = gradient + price * np.sign(self._exact)
-        self._moves += 1
+        self._unsettled *= FIRST, SECOND
         self._first = FIRST * self._first + (1 - FIRST) * gradient
         self._second = SECOND * self._second + (1 - SECOND) * (gradient * gradient)
-        first = self._first / (1 - FIRST**self._moves)
-        root = np.sqrt(self._second / (1 - SECOND**self._moves))
+        settled = 1 - self._unsettled
+        first, root = self._first / settled[0], np.sqrt(self._second / settled[1])
         self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
 
 
