@@ -62,11 +62,15 @@ def fit(
     found: dict[str, np.ndarray] = {}
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
         work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
-        for expert, future in work.items():
-            found |= future.result()
-            done += len(samples[expert])
-            if progress:
-                progress(done / total)
+        try:
+            for expert, future in work.items():
+                found |= future.result()
+                done += len(samples[expert])
+                if progress:
+                    progress(done / total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return Changes({name: steps for name, steps in found.items() if steps.any()})
 
 
