@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import ardmzip
 from ardmzip import changes, codec, efforts, learning, network, raster
@@ -348,3 +349,22 @@ def test_wrong_efforts():
     with pytest.raises(OptionError, match="effort must be 0 to 9, not 10"):
         ardmzip.compress(np.zeros((4, 4), np.uint8), effort=10)
     assert efforts.EFFORTS[0] == Effort()
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("kind", ["alpha", "16 bits", "palette"])
+def test_efforts_of_other_formats(monkeypatch, kind):
+    """The changes are those of all bodies; palettes and what general coders store are left alone."""
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 1)))
+    monkeypatch.setattr(efforts, "MOST", 1)
+    samples: np.ndarray | Image.Image = picture(64, 80, 3)
+    if kind == "alpha":
+        samples = np.concatenate([picture(64, 80, 3), picture(64, 80, 1, 1)], 2)
+    elif kind == "16 bits":
+        samples = picture(64, 80, 1)[:, :, 0].astype(np.uint16) * 257 + 3
+    else:
+        samples = Image.fromarray(picture(64, 80, 3)).quantize(16)
+    files = [ardmzip.compress(samples, effort=effort) for effort in (0, 1)]
+    assert len(files[1]) <= len(files[0])
+    restored = ardmzip.decompress_array(files[1])
+    np.testing.assert_array_equal(restored, np.asarray(samples))
