@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: No step is larger.
 STEP_MAX = 15
-#: Distributions of a layer's steps: all zero, or the steps fall off by the factor ratio / RATIO_ONE.
-RATIOS, RATIO_ONE = 16, 18
+#: How fast the frequencies of a layer's steps fall off with their size: by RATIOS[i] / RATIO_ONE.
+RATIOS, RATIO_ONE = (1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 36, 43, 50, 57), 64
 #: Frequencies sum to this (mixture.TOTAL).
 _TOTAL = 1 << 24
 #: Unit of the pace of learning heads, and the most.
@@ -60,17 +60,17 @@ def layers(model: Model) -> dict[str, int]:
 
 @cache
 def _ratio_row() -> np.ndarray:
-    """Frequencies less one, float32 [1 + RATIOS]: half of all layers are taken not to change."""
-    frequencies = [_TOTAL // 2] + [_TOTAL // 2 // RATIOS] * RATIOS
+    """Frequencies less one, float32 [17], of no change and the ratios: half of all layers are taken not to change."""
+    frequencies = [_TOTAL // 2] + [_TOTAL // 2 // len(RATIOS)] * len(RATIOS)
     return np.array(frequencies, np.float32) - 1
 
 
 @cache
 def step_frequencies(ratio: int) -> tuple[int, ...]:
-    """Frequencies of the steps -STEP_MAX to STEP_MAX in a layer of some ratio, 1 to RATIOS.
+    """Frequencies of the steps -STEP_MAX to STEP_MAX in a layer of some ratio.
 
-    >>> row = step_frequencies(2)
-    >>> sum(row) == 2**24, row[15] > 8 * row[16] > 64 * row[17]
+    >>> row = step_frequencies(4)
+    >>> sum(row) == 2**24, row[15] > 15 * row[16] > 225 * row[17]
     (True, True)
     """
     steps = range(-STEP_MAX, STEP_MAX + 1)
@@ -83,17 +83,24 @@ def step_frequencies(ratio: int) -> tuple[int, ...]:
 
 
 @cache
-def _step_row(ratio: int) -> np.ndarray:
-    return np.array(step_frequencies(ratio), np.float32) - 1
+def _step_row(number: int) -> np.ndarray:
+    return np.array(step_frequencies(RATIOS[number - 1]), np.float32) - 1
+
+
+def _costs(steps: np.ndarray) -> np.ndarray:
+    """Bits of steps by each of the ratios."""
+    count = np.bincount(steps.astype(np.int64) + STEP_MAX, minlength=2 * STEP_MAX + 1)
+    return np.array([-(count * np.log2(step_frequencies(ratio))).sum() + 24 * count.sum() for ratio in RATIOS])
+
+
+def cost(steps: np.ndarray) -> float:
+    """About how many bits the steps of a layer take."""
+    return 4 + float(_costs(steps).min()) if steps.any() else 0.0
 
 
 def _best_ratio(steps: np.ndarray) -> int:
-    """The ratio that codes steps in the fewest bits; 0 if all are zero."""
-    if not steps.any():
-        return 0
-    count = np.bincount(steps.astype(np.int64) + STEP_MAX, minlength=2 * STEP_MAX + 1)
-    bits = [-(count * np.log2(step_frequencies(ratio))).sum() for ratio in range(1, RATIOS + 1)]
-    return 1 + int(np.argmin(bits))
+    """Number, from 1 on, of the ratio that codes steps in the fewest bits; 0 if all are zero."""
+    return 1 + int(_costs(steps).argmin()) if steps.any() else 0
 
 
 def pack(changes: Changes, model: Model) -> bytes:

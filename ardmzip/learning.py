@@ -127,12 +127,12 @@ class Gain(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What the head of an expert begins with.
+    """What the head of an expert begins with, the same for all images.
 
-    halves: weights as trained, or as changed for the image, int8 [2 * padded, inputs] (network.split_head); exact: the
-    same as float64 [outputs, inputs] in units of 1/WEIGHT_ONE; bias: int32 [outputs]; basis: float64 [directions,
-    inputs]; projection: its transpose, contiguous, as products of a transposed matrix take half as long again; mix:
-    float64 [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
+    halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
+    [outputs, inputs] in units of 1/WEIGHT_ONE; bias: int32 [outputs]; basis: float64 [directions, inputs]; projection:
+    its transpose, contiguous, as products of a transposed matrix take half as long again; mix: float64
+    [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
     """
 
     halves: torch.Tensor
@@ -144,17 +144,8 @@ class Start(NamedTuple):
     rate: np.ndarray
 
 
-def first_steps(mix: np.ndarray, rate: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The change that a head sets out with, int64 [outputs, directions] in units of 1/WEIGHT_ONE along its basis.
-
-    mix, rate: as in the model; steps: int8 [outputs, directions], of eight times the largest step of learning.
-    """
-    along = (rate.astype(np.int64) * steps) >> 5
-    return np.clip((mix.astype(np.int64) @ along) >> 16, -STEP_MAX, STEP_MAX)
-
-
-def start(tensors: dict[str, np.ndarray], expert: int, steps: np.ndarray | None = None) -> Start:
-    """The untaught head of an expert, from a model's tensors; steps: those with which it sets out (first_steps)."""
+def start(tensors: dict[str, np.ndarray], expert: int) -> Start:
+    """The untaught head of an expert, from a model's tensors."""
     import torch
 
     from ardmzip.network import split_head
@@ -166,14 +157,8 @@ def start(tensors: dict[str, np.ndarray], expert: int, steps: np.ndarray | None 
     weight[:, : trained.shape[1]] = trained
     directions = np.zeros((len(basis), inputs))
     directions[:, : basis.shape[1]] = basis
-    exact = weight * float(WEIGHT_ONE)
-    if steps is not None:
-        first = first_steps(tensors[f"learning.{expert}.mix"], tensors[f"learning.{expert}.rate"], steps)
-        most = HALVES_MAX * float(WEIGHT_ONE)
-        exact = np.clip(exact - first.astype(np.float64) @ directions, -most, most)  # whole numbers below 2**53
-        weight = np.rint(exact / WEIGHT_ONE).astype(np.int16)
     return Start(
-        torch.from_numpy(split_head(weight)), exact, tensors[f"expert.{expert}.head.bias"],
+        torch.from_numpy(split_head(weight)), weight * float(WEIGHT_ONE), tensors[f"expert.{expert}.head.bias"],
         torch.from_numpy(directions), torch.from_numpy(np.ascontiguousarray(directions.T)),
         tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
     )  # fmt: skip

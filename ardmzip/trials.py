@@ -40,11 +40,7 @@ class _Trials:
         self.progress = progress
         self.best = raster.encode(samples, described, encoder, tile, next(progress), forced)
         self.phase, self.changes = encoder.phase, Changes()
-        self._unchanged = self._bytes(self.best)
-
-    def _bytes(self, coded: Container) -> int:
-        """Size of the file, without metadata."""
-        return len(pack(replace(coded, format=None if self._described.is_plain else self._described)))
+        self._unchanged = self._size(self.best)
 
     @property
     def parts(self) -> list[np.ndarray]:
@@ -54,6 +50,10 @@ class _Trials:
         places = [whole] if self._tile is None else tiling.grid(height, width, self._tile)
         chosen = places[len(places) // (2 * TILES) :: -(-len(places) // TILES)]
         return [raster.colour_planes(self._samples[place.slices], self._described) for place in chosen]
+
+    def _size(self, coded: Container) -> int:
+        """Bytes of a file without its metadata."""
+        return len(pack(replace(coded, format=None if self._described.is_plain else self._described)))
 
     def attempt(self, phase: tuple[int, int], tried: Changes) -> bool:
         """Code in a phase and with changes; whether that is the smallest file so far."""
@@ -67,13 +67,13 @@ class _Trials:
         coded = raster.encode(self._samples, self._described, encoder, self._tile, report, self._forced, phase)
         if not coded.uses_model:
             return False
-        size = self._bytes(coded)
+        size = self._size(coded)
         if changes.are_some(tried):
             saved = max(0, self._unchanged - size)
             coded = replace(coded, changes=changes.pack(tried, model), saved=saved)
         else:
             self._unchanged = min(size, self._unchanged)
-        if self._bytes(coded) >= self._bytes(self.best):
+        if self._size(coded) >= self._size(self.best):
             return False
         self.best, self.phase, self.changes = coded, phase, tried
         if self.encoder.gains is not None:

@@ -324,9 +324,10 @@ def changed(data: bytes, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray
         i = 0
         while f"expert.{e}.{i}.bias" in tensors:
             bias, shift = (tensors[f"expert.{e}.{i}.{part}"].tolist() for part in ("bias", "shift"))
-            ratio = stream.symbol([0, *(2**23 + r * 2**19 for r in range(17))])
-            if ratio:
-                weights = [ratio ** abs(s) * 18 ** (15 - abs(s)) for s in range(-15, 16)]
+            number = stream.symbol([0, *(2**23 + n * 2**19 for n in range(17))])
+            if number:
+                ratio = (1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 36, 43, 50, 57)[number - 1]
+                weights = [ratio ** abs(s) * 64 ** (15 - abs(s)) for s in range(-15, 16)]
                 bounds = [sum(weights[:n]) * (2**24 - 31) // sum(weights) + n for n in range(32)]
                 bias = [b + (stream.symbol(bounds) - 15) * 2 ** (s + 2) for b, s in zip(bias, shift, strict=True)]
             tensors[f"expert.{e}.{i}.bias"] = np.array(bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import ardmzip
-from ardmzip import changes, codec, efforts, network, raster
+from ardmzip import changes, codec, efforts, learning, network, raster
 from ardmzip.changes import PACE_MAX, STEP_MAX, Changes
 from ardmzip.container import Container, pack, unpack
+from ardmzip.contexts import block_tables
 from ardmzip.efforts import Effort
 from ardmzip.errors import FormatError, OptionError
 from ardmzip.fitting import fit as fitting
@@ -69,15 +72,15 @@ def test_no_changes_take_next_to_nothing(photo):
 
 
 def test_frequencies():
-    for ratio in range(1, changes.RATIOS + 1):
+    for ratio in changes.RATIOS:
         row = changes.step_frequencies(ratio)
         assert sum(row) == 1 << 24
         assert row == row[::-1] or max(abs(a - b) for a, b in zip(row, row[::-1], strict=True)) <= 2
-        assert list(row[STEP_MAX:]) == sorted(row[STEP_MAX:], reverse=True)
+        assert all(a >= b - 1 for a, b in itertools.pairwise(row[STEP_MAX:]))  # each is rounded
         assert min(row) >= 1
 
 
-@pytest.mark.parametrize("spread", [0.1, 0.5, 2.0, 6.0])
+@pytest.mark.parametrize("spread", [0.2, 0.5, 2.0, 5.0])
 def test_steps_cost_about_their_entropy(photo, spread):
     made = random_changes(photo, np.random.default_rng(1), 1.0, spread)
     counts = np.unique(np.concatenate(list(made.steps.values())), return_counts=True)[1]
@@ -267,36 +270,51 @@ def test_backward_is_the_gradient(photo, product):
         assert np.abs(right).max() > 0
 
 
-def test_samples_are_what_the_codec_sees(photo, cpu):
-    """All pixels of an image: their code length by frozen heads is that of the file without learning."""
-    planes = to_planes(picture(64, 72))
-    samples = collect([planes, planes], photo, cpu, 10**6)
-    assert sum(map(len, samples.values())) == sum(s.pixels for s in samples.values())
-    sizes = codec.LatticeOrder(64, 72, 3).sizes()
-    assert sum(map(len, samples.values())) == 2 * sizes[sizes >= 64].sum()
-    few = collect([planes], photo, cpu, 100)
-    assert all(len(s) <= 100 + 6 for s in few.values())
-    assert max(int(s.contexts.max()) for s in samples.values()) < next(iter(samples.values())).context_count
+def test_samples_are_coded_as_the_codec_does_it(photo, cpu):
+    """The finest level of an image, whose experts see nothing else: the same bits."""
+    planes = to_planes(picture(60, 72))
+    gains: list[learning.Gain] = []
+    codec.encode(planes, photo, cpu, gains=gains)
+    samples = collect([planes], photo, cpu, 10**6)
+    found = 0.0
+    for expert in range(9):
+        assert len(samples[expert]) == samples[expert].pixels == 30 * 36
+        coding = fitting._Coding(photo, cpu, expert, samples[expert])
+        found += sum(bits for bits, _, _ in coding.run(30 * 36))
+    assert found == pytest.approx(sum(gain.learned for gain in gains if gain.level == 0), rel=1e-9)
+
+
+def test_samples_of_several_images(photo, cpu):
+    """Their blocks are other contexts, and a limit takes the same share of each."""
+    images = [to_planes(picture(40, 44)), to_planes(picture(64, 100, 1))]
+    whole, few = collect(images, photo, cpu, 10**6), collect(images, photo, cpu, 500)
+    blocks = [int(block_tables(height, width)[-1, 2]) for height, width in ((40, 44), (64, 100))]
+    assert whole[0].context_count == sum(blocks)
+    assert whole[0].contexts[:440, 2:].max() < blocks[0] <= whole[0].contexts[440:, 2:].min()
+    assert len(whole[0]) == 440 + 1600
+    assert len(whole[1]) == 440
+    assert len(few[0]) == int(440 * 500 / 2040) + int(1600 * 500 / 2040)
+    assert few[0].pixels == 2040
 
 
 @pytest.mark.usefixtures("small_samples")
 def test_fitting_makes_images_smaller(photo, cpu):
     """Of a set of images, with and without the bytes of the changes; and the same everywhere."""
     images = [to_planes(picture(64, 64, seed=seed)) for seed in range(2)]
-    made = fit(images, photo, Budget(4000, 2), threads=1)
+    made = fit(images, photo, Budget(3000, 2), threads=1)
     assert made.steps
     changed = changes.apply(made, photo)
     sizes = [sum(len(pack(codec.encode(planes, model, cpu))) for planes in images) for model in (photo, changed)]
     assert sizes[1] < sizes[0]
-    assert same(fit(images, photo, Budget(4000, 2), threads=2), made)
+    assert same(fit(images, photo, Budget(3000, 2), threads=2), made)
 
 
 @pytest.mark.usefixtures("small_samples")
 def test_efforts(photo, monkeypatch):
     """What pays is kept, never more bytes than without; the file decodes, and says what it has saved."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 4000, 4)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1500, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
-    samples = picture(96, 128)
+    samples = picture(96, 100)
     plain, fitted = (ardmzip.compress(samples, effort=effort, model="photo") for effort in (0, 1))
     assert len(fitted) < len(plain)
     found = unpack(fitted)
@@ -317,9 +335,9 @@ def test_nothing_is_sent_where_nothing_pays(monkeypatch):
 
 @pytest.mark.usefixtures("small_samples")
 def test_tiles_share_the_changes(monkeypatch):
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 4000, 4)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
-    samples = picture(128, 128)
+    samples = picture(100, 128)
     file = ardmzip.compress(samples, effort=1, model="photo", tile=64)
     found = unpack(file)
     assert found.changes is not None
@@ -331,3 +349,22 @@ def test_wrong_efforts():
     with pytest.raises(OptionError, match="effort must be 0 to 9, not 10"):
         ardmzip.compress(np.zeros((4, 4), np.uint8), effort=10)
     assert efforts.EFFORTS[0] == Effort()
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("kind", ["alpha", "16 bits", "palette"])
+def test_efforts_of_other_formats(monkeypatch, kind):
+    """The changes are those of all bodies; palettes and what general coders store are left alone."""
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 1)))
+    monkeypatch.setattr(efforts, "MOST", 1)
+    samples: np.ndarray | Image.Image = picture(64, 80, 3)
+    if kind == "alpha":
+        samples = np.concatenate([picture(64, 80, 3), picture(64, 80, 1, 1)], 2)
+    elif kind == "16 bits":
+        samples = picture(64, 80, 1)[:, :, 0].astype(np.uint16) * 257 + 3
+    else:
+        samples = Image.fromarray(picture(64, 80, 3)).quantize(16)
+    files = [ardmzip.compress(samples, effort=effort) for effort in (0, 1)]
+    assert len(files[1]) <= len(files[0])
+    restored = ardmzip.decompress_array(files[1])
+    np.testing.assert_array_equal(restored, np.asarray(samples))

@@ -45,7 +45,7 @@ def raw_file(
 def same(a: Container, b: Container) -> bool:
     fields = (
         "width", "height", "channels", "phase", "model_id", "side_info", "calls", "pixel_crc", "learning", "batch_ends",
-        "stored", "format", "metadata", "level_crcs", "tile",
+        "stored", "format", "metadata", "level_crcs", "tile", "changes", "saved",
     )  # fmt: skip
     if len(a.tiles) != len(b.tiles) or not all(map(same, a.tiles, b.tiles)):
         return False
@@ -101,6 +101,9 @@ def containers(draw) -> Container:
         draw(st.integers(0, 2**32 - 1)),
         learning,
         None if sizes is None else tuple(itertools.accumulate(sizes)),
+        **draw(
+            st.just({}) | st.fixed_dictionaries({"changes": st.binary(max_size=40), "saved": st.integers(0, 2**20)})
+        ),
     )
 
 
@@ -327,6 +330,23 @@ def test_unknown_skippable_chunks_are_skipped_anywhere(kind):
 def test_unknown_critical_chunks_are_refused(kind):
     with pytest.raises(FormatError, match=f"critical chunk 0x{kind:02x}"):
         unpack(raw_file(STREAM + bytes([kind]) + b"\x00"))
+
+
+def test_changes():
+    """They stand before streams and tiles, once, and only beside a model."""
+    chunk = b"\x84\x04\x81\x01ab"
+    container = unpack(raw_file(chunk + STREAM))
+    assert (container.changes, container.saved) == (b"ab", 129)
+    assert unpack(raw_file(STREAM)).changes is None
+    for chunks, message in [
+        (chunk + chunk + STREAM, "repeated"),
+        (STREAM + chunk, "misplaced changes chunk: after the stream chunk"),
+        (b"\x84\x00" + STREAM, "ends too early"),
+        (b"\x84\x02\x80\x00" + STREAM, "not in its shortest form"),
+        (chunk + STORED, "changes of a model in a file that uses none|names a model"),
+    ]:
+        with pytest.raises(FormatError, match=message):
+            unpack(raw_file(chunks))
 
 
 @pytest.mark.parametrize("flags", [32, 64, 128, 0xE0, 0xE8, 0xF0])

@@ -47,7 +47,7 @@ def test_parts_of_seeds_join_to_the_seeds(known):
         assert parts.join() == one.data
         assert (parts.height, parts.width) == one.samples.shape[:2]
         kinds |= {kind for body in parts.bodies() for kind, _ in body.chunks}
-    assert kinds == set(fuzz.KINDS) - {0x84}  # which is left for later
+    assert kinds == set(fuzz.KINDS)
 
 
 def test_seeds_of_tiles_and_levels_decode_in_part(known):

@@ -9,7 +9,7 @@ All sums are exact and all else is single rounded operations in a fixed order: e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from ardmzip.fitting.samples import Samples, collect
 from ardmzip.learning import Head
 from ardmzip.model import Model
 from ardmzip.network import Backend, Layer, exact_arithmetic
-from ardmzip.predictor import Activations, LearnedDistribution, Predictor
+from ardmzip.predictor import Activations, LearnedDistribution, Predictor, code_length
 
 Progress = Callable[[float], None]
 
@@ -34,8 +34,8 @@ PRICE = 4.0
 #: Largest move of a bias, in steps, at the start; it falls to 0 linearly. Decays of the moments of its gradient.
 RATE, FIRST, SECOND = 0.2, 0.9, 0.999
 _EPSILON = 2.0**-40
-#: Fewer samples of an expert than this tell nothing.
-MIN_SAMPLES = 4 * BATCH
+#: Fewer samples of an expert than this tell nothing; and so many tell what its changes gain.
+MIN_SAMPLES, MEASURED = 4 * BATCH, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,15 @@ def fit(
     found: dict[str, np.ndarray] = {}
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
         work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
-        for expert, future in work.items():
-            found |= future.result()
-            done += len(samples[expert])
-            if progress:
-                progress(done / total)
+        try:
+            for expert, future in work.items():
+                found |= future.result()
+                done += len(samples[expert])
+                if progress:
+                    progress(done / total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return Changes({name: steps for name, steps in found.items() if steps.any()})
 
 
@@ -76,7 +80,7 @@ class _Biases:
     def __init__(self, layer: Layer) -> None:
         self._trained, self._unit = layer.bias.numpy().astype(np.int64), changes.bias_unit(layer.shift.numpy())
         self._exact, self._first, self._second = np.zeros((3, len(layer.bias)))
-        self._moves = 0
+        self._unsettled = np.ones(2)
 
     @property
     def steps(self) -> np.ndarray:
@@ -91,50 +95,75 @@ class _Biases:
     def move(self, gradient: np.ndarray, price: float, rate: float) -> None:
         """gradient: of the images' bits by a step, price: bits of a step, both a pixel; rate: the largest move."""
         gradient = gradient + price * np.sign(self._exact)
-        self._moves += 1
+        self._unsettled *= FIRST, SECOND
         self._first = FIRST * self._first + (1 - FIRST) * gradient
         self._second = SECOND * self._second + (1 - SECOND) * (gradient * gradient)
-        first = self._first / (1 - FIRST**self._moves)
-        root = np.sqrt(self._second / (1 - SECOND**self._moves))
+        settled = 1 - self._unsettled
+        first, root = self._first / settled[0], np.sqrt(self._second / settled[1])
         self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
 
 
-def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
-    """Steps of an expert's biases, by layer."""
-    experts, _ = model.on(torch.device("cpu"))
-    trunk = Trunk(experts[expert], backend)
-    layers = [_Biases(layer) for layer in experts[expert].layers]
-    hidden, skip = experts[expert].halves.shape[1], learning.skip_inputs(expert)
-    inputs = torch.zeros(BATCH, learning.padded_inputs(hidden, expert), dtype=torch.int8)
-    inputs[:, hidden + skip] = learning.BIAS_INPUT
-    predictor = Predictor(model, backend, None)
-    count, done = len(samples), 0
-    for _ in range(passes):
-        head = Head(model.untaught(expert), samples.context_count)
+class _Coding:
+    """An expert that codes its samples, batch after batch, as the codec does it."""
+
+    def __init__(self, model: Model, backend: Backend, expert: int, samples: Samples) -> None:
+        self.trunk = Trunk(model.on(torch.device("cpu"))[0][expert], backend)
+        self._samples, self._start = samples, model.untaught(expert)
+        self._hidden, self._skip = len(self.trunk.biases[-1]), learning.skip_inputs(expert)
+        self._inputs = torch.zeros(BATCH, learning.padded_inputs(self._hidden, expert), dtype=torch.int8)
+        self._inputs[:, self._hidden + self._skip] = learning.BIAS_INPUT
+        self._predictor = Predictor(model, backend, None)
+
+    def run(self, count: int) -> Iterator[tuple[float, list[torch.Tensor], np.ndarray]]:
+        """Code the first samples, with a new head; yields for each batch its code length, the outputs of all layers,
+        and the gradient of the code length by the last ones, float64 [n, outputs]."""
+        s, hidden = self._samples, self._hidden
+        head = Head(self._start, s.context_count)
         for first in range(0, count, BATCH):
             part = slice(first, min(first + BATCH, count))
             n = part.stop - first
-            x = torch.from_numpy(samples.inputs[part])
-            outputs = trunk.forward(x)
-            inputs[:n, :hidden], inputs[:n, hidden : hidden + skip] = outputs[-1], x[:, :skip]
-            activations = Activations(inputs[:n], samples.centre[part], samples.cls[part], samples.contexts[part])
-            slopes = np.empty((n, hidden))
-            start = 0
+            x = torch.from_numpy(s.inputs[part])
+            outputs = self.trunk.forward(x)
+            self._inputs[:n, :hidden], self._inputs[:n, hidden : hidden + self._skip] = outputs[-1], x[:, : self._skip]
+            activations = Activations(self._inputs[:n], s.centre[part], s.cls[part], s.contexts[part])
+            slopes, bits, start = np.empty((n, hidden)), 0.0, 0
             for size in learning.batches(head.seen, n):
                 own = slice(start, start + size)
-                batch = LearnedDistribution(head, activations[own], predictor)
-                values = samples.values[part][own]
+                batch = LearnedDistribution(head, activations[own], self._predictor)
+                values = s.values[part][own]
+                bits += code_length(batch.intervals(values)[1])
                 _by_hidden(batch.gradient(values), head, slopes[own])
                 batch.learn(values)
                 start += size
+            yield bits, outputs, slopes
+
+    def bits(self, biases: list[np.ndarray]) -> float:
+        """Code length of all pixels that the samples stand for, with these biases, by some of the samples."""
+        self.trunk.biases = biases
+        count = min(len(self._samples), MEASURED)
+        return sum(bits for bits, _, _ in self.run(count)) * self._samples.pixels / count
+
+
+def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
+    """Steps of an expert's biases, by layer; none if they do not pay."""
+    coding = _Coding(model, backend, expert, samples)
+    trained = coding.trunk.biases
+    layers = [_Biases(layer) for layer in model.on(torch.device("cpu"))[0][expert].layers]
+    done, price = 0, PRICE / samples.pixels
+    for _ in range(passes):
+        coding.trunk.biases = [layer.biases for layer in layers]
+        for _, outputs, slopes in coding.run(len(samples)):
+            n = len(slopes)
             # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
-            unit = 1 / (1024 * 2**15 * n)
-            rate, price = RATE * (1 - done / (passes * count)), PRICE / samples.pixels
-            for i, (layer, sums) in enumerate(zip(layers, trunk.backward(slopes, outputs), strict=True)):
-                layer.move(sums * unit * 2.0**changes.BIAS_BITS, price, rate)
-                trunk.biases[i] = layer.biases
+            unit = 2.0**changes.BIAS_BITS / (1024 * 2**15 * n)
+            rate = RATE * (1 - done / (passes * len(samples)))
+            for i, (layer, sums) in enumerate(zip(layers, coding.trunk.backward(slopes, outputs), strict=True)):
+                layer.move(sums * unit, price, rate)
+                coding.trunk.biases[i] = layer.biases
             done += n
-    return {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
+    steps = {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
+    gain = coding.bits(trained) - coding.bits([layer.biases for layer in layers])
+    return steps if gain > sum(map(changes.cost, steps.values())) else {}
 
 
 def _by_hidden(gradient: torch.Tensor, head: Head, slopes: np.ndarray) -> None:

@@ -70,7 +70,7 @@ def test_tiles(packed):
     }  # fmt: skip
     for name in FILES:
         report = found[name]
-        parts = ("header_bytes", "side_info_bytes", "stream_bytes", "stored_bytes")
+        parts = ("header_bytes", "side_info_bytes", "changes_bytes", "stream_bytes", "stored_bytes")
         assert sum(report[part] for part in parts) == report["bytes"] == (packed / f"{name}.ardm").stat().st_size
     assert found["tiles"]["levels"] == 6  # of a tile, not of the image
     text = run("info", "tiles.ardm", cwd=packed).stdout.decode()

@@ -22,14 +22,27 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import ardmzip
-from ardmzip import FormatError, ModelError, OptionError, api, container, formats, reading
+from ardmzip import (
+    FormatError,
+    ModelError,
+    OptionError,
+    api,
+    changes,
+    codec,
+    container,
+    formats,
+    model,
+    network,
+    reading,
+)
 from ardmzip.body import subsampled
+from ardmzip.image import to_planes
 
 FOLDERS = [Path(__file__).parent.parent / name for name in ("golden", "odd")]
 SECONDS = 20  # a mutant; the machine may be busy
@@ -155,7 +168,22 @@ def seeds() -> list[Seed]:
         found.append(
             seed(name, ardmzip.compress(array.astype(np.uint8), device="cpu", **options), array.astype(np.uint8))
         )
+    array = rng.integers(90, 110, (24, 24, 3)).astype(np.uint8)
+    found.append(seed("changes", changed(array, rng), array))
     return found
+
+
+def changed(samples: np.ndarray, rng: np.random.Generator) -> bytes:
+    """A file with changes of the model, which no encoder would make for so small an image."""
+    loaded, backend = model.load("photo"), network.backend("cpu")
+    steps = {
+        name: rng.integers(-2, 3, outputs).astype(np.int8)
+        for name, outputs in changes.layers(loaded).items()
+        if name.startswith(("9.", "10.", "17."))
+    }
+    made = changes.Changes(steps, 20)
+    coded = codec.encode(to_planes(samples), changes.apply(made, loaded), backend)
+    return container.pack(replace(coded, changes=changes.pack(made, loaded)))
 
 
 # Bytes
