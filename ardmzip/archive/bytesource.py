@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -110,6 +112,17 @@ class _Object:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
+@contextlib.contextmanager
+def _remote_errors(name: str) -> Iterator[None]:
+    """Each of fsspec's file systems has errors of its own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ArdmError(f"{name}: {type(error).__name__}: {error}") from error
+
+
 class _Remote:
     """A file that fsspec reaches: every piece is a range request of its own."""
 
@@ -125,13 +138,16 @@ class _Remote:
             raise ArdmError(f"{url}: {error}") from error
 
     def size(self) -> int:
-        found = self._system.size(self._path)
+        with _remote_errors(self.name):
+            found = self._system.size(self._path)
         if found is None:
             raise ArdmError(f"{self.name}: its server does not tell its size")
         return int(found)
 
     def read(self, start: int, length: int) -> bytes:
-        return _complete(self._system.cat_file(self._path, start, start + length) if length else b"", length)
+        with _remote_errors(self.name):
+            data = self._system.cat_file(self._path, start, start + length) if length else b""
+        return _complete(data, length)
 
     def close(self) -> None:
         """Connections are fsspec's."""

@@ -33,9 +33,10 @@ Report = Callable[[str, "ArdmError | OSError | None"], None]
 def settings(options: Options) -> dict[str, Any]:
     """What of the options determines an archive, for its head. Raises ModelError for a model that is not there."""
     loaded = None if options.model == api.AUTO else model.load(options.model)
+    name = api.AUTO if loaded is None else f"{loaded.name} {loaded.id.hex()}"
     return {
-        "model": api.AUTO if loaded is None else f"{loaded.name} {loaded.id.hex()}", "steps": options.steps,
-        "learn": options.learn, "batches": options.batches, "tile": options.tile, "strip": options.strip,
+        "model": name, "steps": options.steps, "learn": options.learn, "batches": options.batches,
+        "tile": options.tile, "strip": options.strip,
     }  # fmt: skip
 
 

@@ -145,6 +145,15 @@ def test_urls_are_read_by_ranges(archive_file, monkeypatch):
     assert (pickle.loads(pickle.dumps(archive)).array(5) == archive.array(5)).all()
     with pytest.raises(ArdmError, match="nosuch"):
         Archive("nosuch://x.ardmz")
+    with pytest.raises(FileNotFoundError):
+        Archive("memory://folder/none.ardmz")
+
+    def fail(self, path, start=None, end=None, **options):
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(type(system), "cat_file", fail)
+    with pytest.raises(ArdmError, match="no connection"):
+        archive.array(40)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"\x9aARD\x01", b"\x9aARZ", bytes(1000)])
