@@ -12,7 +12,7 @@ SUFFIX = ".ardm"
 #: Suffixes of the formats that images are read from, for finding the images below a folder. Not all that these formats
 #: can hold is supported, and a file of any other name can be named itself.
 SOURCE_SUFFIXES = (
-    ".apng", ".bmp", ".gif", ".icb", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm",
+    ".apng", ".bmp", ".gif", ".icb", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm",
     ".ppm", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp",
 )  # fmt: skip
 #: Suffixes of the lossless image formats that a restored image can be written in, and Pillow's names for them.
@@ -23,6 +23,7 @@ IMAGE_FORMATS = {
     ".tiff": "TIFF",
     ".ppm": "PPM",
     ".pgm": "PPM",
+    ".pbm": "PPM",
     ".pnm": "PPM",
     ".webp": "WEBP",
 }
