@@ -40,15 +40,33 @@ def compressed_name(source: Path) -> Path:
     return source.with_suffix(SUFFIX)
 
 
+def lengthened_name(source: Path) -> Path:
+    """Where an image is compressed to if its suffix is kept, so that ``a.png`` and ``a.tif`` get names of their own.
+
+    >>> print(lengthened_name(Path("img.png")))
+    img.png.ardm
+    """
+    return source.with_name(source.name + SUFFIX)
+
+
 def restored_name(source: Path) -> Path:
-    """Where a ``.ardm`` file is restored to unless told otherwise; other suffixes are kept, as in ``a.v2``.
+    """Where a ``.ardm`` file is restored to unless told otherwise: the kept suffix of an image is used again.
 
     >>> print(restored_name(Path("img.ardm")))
     img.png
+    >>> print(restored_name(Path("img.tif.ardm")), restored_name(Path("img.gif.ardm")))
+    img.tif img.gif.png
     >>> print(restored_name(Path("img.v2")))
     img.v2.png
     """
-    return source.with_suffix(".png") if source.suffix.lower() == SUFFIX else source.with_name(source.name + ".png")
+    bare = _without_suffix(source)
+    if bare != source and bare.suffix.lower() in IMAGE_FORMATS:
+        return bare
+    return bare.with_name(bare.name + ".png")
+
+
+def _without_suffix(source: Path) -> Path:
+    return source.with_suffix("") if source.suffix.lower() == SUFFIX else source
 
 
 def part_name(source: Path, part: str) -> Path:
@@ -57,7 +75,8 @@ def part_name(source: Path, part: str) -> Path:
     >>> print(part_name(Path("img.ardm"), "level2"))
     img.level2.png
     """
-    return restored_name(source).with_suffix(f".{part}.png")
+    bare = _without_suffix(source)
+    return bare.with_name(f"{bare.name}.{part}.png")
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -74,24 +93,29 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists already (-f overwrites it)")
 
 
-def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, overwrite: bool = False, like: os.stat_result | None = None) -> None:
     """Write a file that appears complete or not at all, whatever happens meanwhile.
 
     The data goes to a temporary file in the same folder, to the disk, and only then gets its name. An existing file is
-    replaced only if ``overwrite``; it keeps its permissions. All that can be left behind, of a process that was
-    killed, is a file ``.ardmzip-*.tmp``, which nobody reads.
+    replaced only if ``overwrite``; it keeps its permissions, unless those of another file, and its times, are given as
+    ``like``. All that can be left behind, of a process that was killed, is a file ``.ardmzip-*.tmp``, which nobody
+    reads.
     """
     check_target(path, overwrite)
     temporary = path.with_name(f".ardmzip-{secrets.token_hex(8)}.tmp")
     _temporaries.add(temporary)
     try:
-        with open(temporary, "xb") as file:
+        private = 0o666 if like is None else 0o600  # until it gets the permissions of the source
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, private)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if overwrite:
+        if like is not None:
+            _make_like(temporary, like)
+        elif overwrite:
             with contextlib.suppress(OSError):
                 os.chmod(temporary, path.stat().st_mode & 0o777)
+        if overwrite:
             os.replace(temporary, path)
         else:
             _rename_new(temporary, path)
@@ -103,6 +127,15 @@ def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
         temporary.unlink(missing_ok=True)
         _temporaries.discard(temporary)
     _sync_folder(path.parent)
+
+
+def _make_like(path: Path, like: os.stat_result) -> None:
+    """Give a file permissions and times, as far as the system allows."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
+    if os.name == "posix":  # elsewhere there is but one bit, and a read-only file cannot be renamed
+        with contextlib.suppress(OSError):
+            os.chmod(path, like.st_mode & 0o777)
 
 
 #: Files that are being written.

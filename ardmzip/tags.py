@@ -41,7 +41,7 @@ class Tag(NamedTuple):
     """A value as it is in the file."""
 
     type: int
-    count: int
+    values: int
     data: bytes
 
     def reordered(self) -> Tag:
@@ -158,7 +158,7 @@ def dots_per_inch(directory: Directory) -> tuple[float, float] | None:
     values = []
     for tag in found[:2]:
         assert isinstance(tag, Tag)
-        if tag.type != _RATIONAL or tag.count != 1:
+        if tag.type != _RATIONAL or tag.values != 1:
             return None
         numerator, denominator = struct.unpack(directory.order + "LL", tag.data)
         if not numerator or not denominator:
@@ -183,8 +183,8 @@ def _built(directory: Directory, at: int) -> bytes:
             entries += struct.pack(order + "HHLL", number, _LONG, 1, place)
             values += below + bytes(len(below) % 2)
         elif len(tag.data) <= 4:
-            entries += struct.pack(order + "HHL", number, tag.type, tag.count) + tag.data.ljust(4, b"\0")
+            entries += struct.pack(order + "HHL", number, tag.type, tag.values) + tag.data.ljust(4, b"\0")
         else:
-            entries += struct.pack(order + "HHLL", number, tag.type, tag.count, place)
+            entries += struct.pack(order + "HHLL", number, tag.type, tag.values, place)
             values += tag.data + bytes(len(tag.data) % 2)
     return entries + bytes(4) + values
