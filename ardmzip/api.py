@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,7 +228,7 @@ def _unpacked(file: File, level: int, region: Region | None, max_pixels: int) ->
     if level and region is not None:
         raise OptionError("a level or a region, not both")
     if region is not None:
-        if not isinstance(region, Sequence) or len(region) != 4:
+        if not isinstance(region, Iterable) or len(tuple(region)) != 4:
             raise OptionError(f"a region is (x, y, width, height), not {region!r}")
         for number in region:
             _whole("each number of a region", number)

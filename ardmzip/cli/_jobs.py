@@ -341,5 +341,5 @@ def _refuse(jobs: Sequence[Job], clashes: dict[int, Job | None], hint: str) -> N
 
 def _unwritten(job: Job, other: Job | None, hint: str) -> Job:
     """A job that fails for what _clashes has found."""
-    what = "an input" if other is None else f"written from {plain(other.label)} as well"
-    return replace(job, problem=f"not written: {plain(job.output)} is {what}{hint if other else ''}")
+    what = "is an input" if other is None else f"would be the output of {plain(other.label)}, too"
+    return replace(job, problem=f"not written: {plain(job.output)} {what}{hint if other else ''}")

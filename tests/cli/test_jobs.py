@@ -42,8 +42,8 @@ def test_a_collision_fails_alone(call, tmp_path):
     code, _, err = call("compress", "-r", ".", "--continue-on-error")
     assert code == 1
     assert err[:2] == [
-        "ardmzip: a.png: not written: a.ardm is written from a.tif as well; --keep-suffix tells them apart",
-        "ardmzip: a.tif: not written: a.ardm is written from a.png as well; --keep-suffix tells them apart",
+        "ardmzip: a.png: not written: a.ardm would be the output of a.tif, too; --keep-suffix tells them apart",
+        "ardmzip: a.tif: not written: a.ardm would be the output of a.png, too; --keep-suffix tells them apart",
     ]
     assert err[2].startswith("b.png -> b.ardm")
     assert err[3].startswith("3 files: 1 done, 2 failed")
