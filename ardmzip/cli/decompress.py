@@ -134,8 +134,9 @@ Examples:
 \b
 Suffixes for -o, all lossless:
   .png .tif .tiff              every kind of image
-  .pnm                         gray and RGB of 8 or 16 bits, gray of 1 bit
-  .ppm .pgm .pbm               the same; .pgm is gray only, .pbm is gray of 1 bit only, the others are not
+  .pnm                         gray of 1, 8 or 16 bits, RGB of 8 or 16 bits
+  .ppm, .pgm (gray only)       8 or 16 bits
+  .pbm                         gray of 1 bit
   .bmp                         gray of 1 or 8 bits, RGB and palettes of 8 bits
   .webp                        8 bits, with or without alpha; gray becomes RGB"""
 )
