@@ -35,8 +35,8 @@ _STANDARD = {name.encode() for name in _TITLES} - {b"PLTE"}
 #: What belongs to the pixels, to the frames of an animation or to places in the file.
 _STRUCTURE = (b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iDOT")
 _XMP = b"XML:com.adobe.xmp\0"
-#: Most bytes of a tag of a TIFF file that is kept.
-_MOST_OF_A_TAG = 1 << 26
+#: Most bytes of all tags of a TIFF file that are kept.
+_MOST_OF_TAGS = 1 << 27
 
 
 def titles(found: Iterable[Chunk]) -> list[str]:
@@ -77,10 +77,13 @@ def of_tiff(file: bytes) -> tuple[list[Chunk], list[str]]:
     kept: dict[int, tags.Tag | tags.Directory] = {}
     blank = Image.new("L", (1, 1))
     blank.info["dpi"] = tags.dots_per_inch(found)
+    size = 0
     for number, tag in found.tags.items():
-        if isinstance(tag, tags.Tag) and len(tag.data) > _MOST_OF_A_TAG:
+        if isinstance(tag, tags.Tag) and size + len(tag.data) > _MOST_OF_TAGS:
             lost.append(number)
-        elif isinstance(tag, tags.Tag) and number == tags.ICC:
+            continue
+        size += len(tag.data) if isinstance(tag, tags.Tag) else 0
+        if isinstance(tag, tags.Tag) and number == tags.ICC:
             blank.info["icc_profile"] = tag.data
         elif isinstance(tag, tags.Tag) and number == tags.XMP and _is_text(tag.data):
             blank.info["xmp"] = tag.data

@@ -71,12 +71,12 @@ def parse(file: bytes, left_out: Collection[int] = ()) -> Directory:
         (version,) = struct.unpack_from(order + "H", file, 2)
         if version not in (_CLASSIC, _BIG):
             raise ImageError("damaged image: no TIFF header")
-        at = (
+        (at,) = (
             struct.unpack_from(order + "L", file, 4)
             if version == _CLASSIC
             else struct.unpack_from(order + "Q", file, 8)
         )
-        return _directory(file, order, version == _BIG, at[0], left_out, _DEEPEST)
+        return _directory(file, order, version == _BIG, at, left_out, _DEEPEST)
     except struct.error as error:
         raise ImageError("damaged image: the TIFF file is truncated") from error
 
@@ -96,12 +96,15 @@ def _directory(file: bytes, order: str, big: bool, at: int, left_out: Collection
         at = place + inline
         if tag in left_out:
             continue
+        if tag in tags:
+            lost.append(tag)
+            continue
         size = _TYPES.get(kind, (0, 0))[0] * values
         if size > inline:
             (place,) = struct.unpack_from(offset, file, place)
         data = file[place : place + size]
         taken += size
-        if not size or len(data) < size or taken > len(file):
+        if kind not in _TYPES or len(data) < size or taken > len(file):
             lost.append(tag)
         elif tag in _BELOW and values == 1 and kind in (_LONG, _DIRECTORY, 16, 18):
             try:

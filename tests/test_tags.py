@@ -170,3 +170,22 @@ def test_damage_is_an_error_or_another_directory(data):
     except ImageError:
         return
     assert tags.parse(tags.block(found)).tags == found.tags
+
+
+def test_forged_directories_take_no_time():
+    """Thousands of pointers to their own directory, and values that overlap."""
+    entry = struct.pack("<HHLL", tags.EXIF, 4, 1, 8)
+    many = b"II*\0\x08\0\0\0" + struct.pack("<H", 9000) + 9000 * entry + bytes(4)
+    assert len(tags.parse(many).tags) == 1
+    overlap = [struct.pack("<HHLL", 1000 + i, 1, 60000, 0) for i in range(9000)]
+    found = tags.parse(b"II*\0\x08\0\0\0" + struct.pack("<H", 9000) + b"".join(overlap) + bytes(4))
+    assert len(found.tags) == 1
+    assert len(found.lost) == 8999
+
+
+def test_large_tags_are_told(monkeypatch):
+    monkeypatch.setattr(metadata, "_MOST_OF_TAGS", 100)
+    file = tags.added(tiff(), tags.Directory("<", {65100: tags.Tag(7, 101, bytes(101)), 270: tags.Tag(2, 0, b"")}))
+    picture = read(file)
+    assert "TIFF tag 65100" in picture.lost
+    assert "TIFF tag 270" not in picture.lost
