@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 AUTO = "auto"
 #: x, y, width and height of some pixels.
 Region = tuple[int, int, int, int]
+#: The bytes of a file, or its name.
+File = bytes | memoryview | str | os.PathLike[str]
 
 
 def compress(
-    image: Image.Image | np.ndarray | str | Path | Picture,
+    image: Image.Image | np.ndarray | str | os.PathLike[str] | Picture,
     *,
     model: str | Path = AUTO,
     steps: int | None = None,
@@ -141,7 +145,7 @@ def packed(coded: Container, picture: Picture, kept: bytes | None) -> tuple[byte
 
 
 def decompress(
-    data: bytes | memoryview,
+    data: File,
     *,
     model: str | Path | None = None,
     device: str = "auto",
@@ -154,8 +158,8 @@ def decompress(
     """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
     Args:
-        data: the file, which may have been made on any device and back end. Of a memory map only what is needed is
-            read where a level or a region is asked for.
+        data: the bytes of the file, which may have been made on any device and back end, or its name. Of a memory map
+            only what is needed is read where a level or a region is asked for.
         model: name or path of the model that made it, for one that is not installed; by default it is found by the id
             in the file.
         device, backend: as for compress.
@@ -167,7 +171,8 @@ def decompress(
 
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
     FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
-    BackendError, OptionError for a region outside the image. Wrong pixels are never returned: they are compared with
+    BackendError, OptionError for a region outside the image and for arguments of another kind, OSError for a file that
+    cannot be read. Wrong pixels are never returned: they are compared with
     the file's checksums.
     """
     from ardmzip import formats
@@ -178,7 +183,7 @@ def decompress(
 
 
 def decompress_array(
-    data: bytes | memoryview,
+    data: File,
     *,
     model: str | Path | None = None,
     device: str = "auto",
@@ -203,7 +208,7 @@ def decompress_array(
 
 
 def restore(
-    data: bytes | memoryview,
+    data: File,
     *,
     model: str | Path | None = None,
     device: str = "auto",
@@ -217,13 +222,37 @@ def restore(
     return _restored(_unpacked(data, level, region, max_pixels), model, device, backend, level, region, progress)
 
 
-def _unpacked(data: bytes | memoryview, level: int, region: Region | None, max_pixels: int) -> Container:
+def _bytes(file: File) -> bytes | memoryview:
+    """The bytes of a file that are given, or whose name is."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file).read_bytes()
+    if isinstance(file, bytes | memoryview):
+        return file
+    try:
+        return memoryview(file).cast("B")
+    except TypeError as error:
+        raise OptionError(f"give the bytes of an .ardm file or its name, not {type(file).__name__}") from error
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise OptionError(f"{name} must be a whole number, not {value!r}") from error
+
+
+def _unpacked(file: File, level: int, region: Region | None, max_pixels: int) -> Container:
     """The container of a file, if it has the level or region that is wanted."""
-    if level < 0:
+    if _whole("level", level) < 0:
         raise OptionError(f"level must be at least 0, not {level}")
     if level and region is not None:
         raise OptionError("a level or a region, not both")
-    container = unpack(data, max_pixels, whole=level == 0 and region is None)
+    if region is not None:
+        if not isinstance(region, Iterable) or len(tuple(region)) != 4:
+            raise OptionError(f"a region is (x, y, width, height), not {region!r}")
+        for number in region:
+            _whole("each number of a region", number)
+    container = unpack(_bytes(file), max_pixels, whole=level == 0 and region is None)
     if region is not None:
         x, y, width, height = region
         if min(x, y) < 0 or min(width, height) < 1 or x + width > container.width or y + height > container.height:
@@ -275,7 +304,7 @@ def _tile(tile: int | str | None, height: int, width: int) -> tuple[int, int] | 
     return tiling.tile_size(height, width, tile)
 
 
-def _picture(image: Image.Image | np.ndarray | str | Path | Picture) -> Picture:
+def _picture(image: Image.Image | np.ndarray | str | os.PathLike[str] | Picture) -> Picture:
     from PIL import Image
 
     from ardmzip import formats
@@ -284,7 +313,7 @@ def _picture(image: Image.Image | np.ndarray | str | Path | Picture) -> Picture:
         return image
     if isinstance(image, Image.Image):
         return formats.from_image(image)
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
         from ardmzip import reading
 
         return reading.read(Path(image).read_bytes())

@@ -16,7 +16,7 @@ ARCHIVE_SUFFIX = ".ardmz"
 #: Suffixes of the formats that images are read from, for finding the images below a folder. Not all that these formats
 #: can hold is supported, and a file of any other name can be named itself.
 SOURCE_SUFFIXES = (
-    ".apng", ".bmp", ".gif", ".icb", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm",
+    ".apng", ".bmp", ".gif", ".icb", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm",
     ".ppm", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp",
 )  # fmt: skip
 #: Suffixes of the lossless image formats that a restored image can be written in, and Pillow's names for them.
@@ -27,6 +27,7 @@ IMAGE_FORMATS = {
     ".tiff": "TIFF",
     ".ppm": "PPM",
     ".pgm": "PPM",
+    ".pbm": "PPM",
     ".pnm": "PPM",
     ".webp": "WEBP",
 }
@@ -43,15 +44,33 @@ def compressed_name(source: Path) -> Path:
     return source.with_suffix(SUFFIX)
 
 
+def lengthened_name(source: Path) -> Path:
+    """Where an image is compressed to if its suffix is kept, so that ``a.png`` and ``a.tif`` get names of their own.
+
+    >>> print(lengthened_name(Path("img.png")))
+    img.png.ardm
+    """
+    return source.with_name(source.name + SUFFIX)
+
+
 def restored_name(source: Path) -> Path:
-    """Where a ``.ardm`` file is restored to unless told otherwise; other suffixes are kept, as in ``a.v2``.
+    """Where a ``.ardm`` file is restored to unless told otherwise: the kept suffix of an image is used again.
 
     >>> print(restored_name(Path("img.ardm")))
     img.png
+    >>> print(restored_name(Path("img.tif.ardm")), restored_name(Path("img.gif.ardm")))
+    img.tif img.gif.png
     >>> print(restored_name(Path("img.v2")))
     img.v2.png
     """
-    return source.with_suffix(".png") if source.suffix.lower() == SUFFIX else source.with_name(source.name + ".png")
+    bare = _without_suffix(source)
+    if bare != source and bare.suffix.lower() in IMAGE_FORMATS:
+        return bare
+    return bare.with_name(bare.name + ".png")
+
+
+def _without_suffix(source: Path) -> Path:
+    return source.with_suffix("") if source.suffix.lower() == SUFFIX else source
 
 
 def part_name(source: Path, part: str) -> Path:
@@ -60,7 +79,8 @@ def part_name(source: Path, part: str) -> Path:
     >>> print(part_name(Path("img.ardm"), "level2"))
     img.level2.png
     """
-    return restored_name(source).with_suffix(f".{part}.png")
+    bare = _without_suffix(source)
+    return bare.with_name(f"{bare.name}.{part}.png")
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -77,29 +97,31 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists already (-f overwrites it)")
 
 
-def write_atomic(path: Path, data: bytes, overwrite: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, overwrite: bool = False, like: os.stat_result | None = None) -> None:
     """Write a file that appears complete or not at all, as ``atomic_file`` does."""
-    with atomic_file(path, overwrite) as file:
+    with atomic_file(path, overwrite, like) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, overwrite: bool = False, like: os.stat_result | None = None) -> Iterator[BinaryIO]:
     """A file to be written that appears complete or not at all, whatever happens meanwhile.
 
     The data goes to a temporary file in the same folder, to the disk, and only then gets its name. An existing file is
-    replaced only if ``overwrite``; it keeps its permissions. All that can be left behind, of a process that was
-    killed, is a file ``.ardmzip-*.tmp``, which nobody reads.
+    replaced only if ``overwrite``; it keeps its permissions, unless those of another file, and its times, are given as
+    ``like``. All that can be left behind, of a process that was killed, is a file ``.ardmzip-*.tmp``, which nobody
+    reads.
     """
     check_target(path, overwrite)
     temporary = path.with_name(f".ardmzip-{secrets.token_hex(8)}.tmp")
     _temporaries.add(temporary)
     try:
-        with open(temporary, "xb") as file:
+        private = 0o666 if like is None else 0o600  # until it gets the permissions of the source
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, private)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        publish(temporary, path, overwrite)
+        publish(temporary, path, overwrite, like)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)  # a full disk, say: tell of the file that the user knows
@@ -109,19 +131,32 @@ def atomic_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
         _temporaries.discard(temporary)
 
 
-def publish(temporary: Path, path: Path, overwrite: bool = False) -> None:
+def publish(temporary: Path, path: Path, overwrite: bool = False, like: os.stat_result | None = None) -> None:
     """Give a complete file, which is on the disk, its name.
 
-    An existing one is replaced only if ``overwrite``, and keeps its permissions.
+    An existing one is replaced only if ``overwrite``, and keeps its permissions, unless those of another file, and its
+    times, are given as ``like``.
     """
-    if overwrite:
+    if like is not None:
+        _make_like(temporary, like)
+    elif overwrite:
         with contextlib.suppress(OSError):
             os.chmod(temporary, path.stat().st_mode & 0o777)
+    if overwrite:
         os.replace(temporary, path)
     else:
         _rename_new(temporary, path)
     temporary.unlink(missing_ok=True)  # the new name may be a second one
     _sync_folder(path.parent)
+
+
+def _make_like(path: Path, like: os.stat_result) -> None:
+    """Give a file permissions and times, as far as the system allows."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
+    if os.name == "posix":  # elsewhere there is but one bit, and a read-only file cannot be renamed
+        with contextlib.suppress(OSError):
+            os.chmod(path, like.st_mode & 0o777)
 
 
 #: Files that are being written.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ class Picture:
     metadata: tuple[Chunk, ...] = ()
     #: What the source has, and the picture has not, for people.
     lost: tuple[str, ...] = ()
+    #: Whether the source was compressed with loss: then it is small, for its pixels.
+    lossy: bool = False
 
     @property
     def height(self) -> int:
@@ -58,9 +60,15 @@ class Picture:
 
     def scaled(self) -> np.ndarray:
         """``array`` with gray of fewer than 8 bits spread over 0 to 255, as Pillow has it."""
-        if self.format.layout != "gray" or self.format.depth > 4:
-            return self.array()
-        return self.array() * np.uint8(255 // ((1 << self.format.depth) - 1))
+        factor = spread(self.format)
+        return self.array() if factor == 1 else self.array() * np.uint8(factor)
+
+
+def spread(described: PixelFormat) -> int:
+    """The factor that spreads gray of fewer than 8 bits over 0 to 255; 1 for all else."""
+    if described.layout != "gray" or described.depth > 4:
+        return 1
+    return 255 // ((1 << described.depth) - 1)
 
 
 @contextlib.contextmanager
@@ -100,8 +108,11 @@ def check(image: Image.Image) -> None:
             raise ImageError("Pillow reduces this image to 8 bits: give the name of its file, or an array")
 
 
-def from_image(image: Image.Image) -> Picture:
-    """The picture of a PIL image as it is; raises ImageError for what cannot be stored."""
+def from_image(image: Image.Image, chunks: Sequence[Chunk] | None = None) -> Picture:
+    """The picture of a PIL image as it is, with ``chunks`` as its metadata, or that which Pillow tells.
+
+    Raises ImageError for what cannot be stored.
+    """
     with image_errors():  # it need not be loaded yet
         check(image)
         image.load()
@@ -113,7 +124,7 @@ def from_image(image: Image.Image) -> Picture:
     return Picture(
         samples.reshape(image.height, image.width, -1),
         described(layout, depth, palette, _transparency(image, layout, alpha)),
-        tuple(metadata.of_image(image)),
+        tuple(metadata.of_image(image) if chunks is None else chunks),
     )
 
 
@@ -142,6 +153,8 @@ def _transparency(image: Image.Image, layout: str, alpha: bytes) -> tuple[int, .
     if found is None or layout not in ("gray", "RGB"):
         return ()
     numbers = found if isinstance(found, tuple) else (found,)
+    if image.mode == "1" and numbers == (255,):
+        return (1,)  # as Pillow has it, white is 255
     if not all(isinstance(number, int) for number in numbers):
         raise ImageError(f"a transparent colour {found!r} does not fit mode {image.mode}")
     return numbers
@@ -200,5 +213,6 @@ def info(described: PixelFormat, chunks: tuple[Chunk, ...]) -> dict:
         simple = transparency.count(0) == 1 and transparency.count(255) == len(transparency) - 1
         found["transparency"] = transparency.index(0) if simple else bytes(transparency)
     elif transparency:
-        found["transparency"] = transparency if len(transparency) > 1 else transparency[0]
+        numbers = tuple(number * spread(described) for number in transparency)
+        found["transparency"] = numbers if len(numbers) > 1 else numbers[0]
     return found

@@ -6,12 +6,14 @@ chromaticities, resolution. So a PNG file gets back exactly what it had.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ardmzip import pngfile, stored
+from ardmzip import pngfile, stored, tags
 from ardmzip.errors import FormatError, ImageError
 from ardmzip.pngfile import Chunk
 from ardmzip.varint import Reader, varint
@@ -33,8 +35,8 @@ _STANDARD = {name.encode() for name in _TITLES} - {b"PLTE"}
 #: What belongs to the pixels, to the frames of an animation or to places in the file.
 _STRUCTURE = (b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iDOT")
 _XMP = b"XML:com.adobe.xmp\0"
-#: Tags of a TIFF file that describe the picture; others describe the file. The last two point to EXIF and GPS data.
-_TIFF_TAGS = (269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, 34665, 34853)
+#: Most bytes of all tags of a TIFF file that are kept.
+_MOST_OF_TAGS = 1 << 27
 
 
 def titles(found: Iterable[Chunk]) -> list[str]:
@@ -64,6 +66,40 @@ def of_png(found: Sequence[Chunk], layout: str) -> tuple[list[Chunk], list[Chunk
         elif chunk.is_ancillary and chunk.kind not in _STRUCTURE:
             (kept if chunk.kind in _STANDARD or chunk.is_safe_to_copy else lost).append(chunk)
     return kept, lost
+
+
+def of_tiff(file: bytes) -> tuple[list[Chunk], list[str]]:
+    """(metadata, what is lost) of a TIFF file: all its tags that do not tell how its pixels are stored."""
+    from PIL import Image
+
+    found = tags.parse(file, tags.STRUCTURE)
+    lost = list(found.lost)
+    kept: dict[int, tags.Tag | tags.Directory] = {}
+    blank = Image.new("L", (1, 1))
+    blank.info["dpi"] = tags.dots_per_inch(found)
+    size = 0
+    for number, tag in found.tags.items():
+        if isinstance(tag, tags.Tag) and size + len(tag.data) > _MOST_OF_TAGS:
+            lost.append(number)
+            continue
+        size += len(tag.data) if isinstance(tag, tags.Tag) else 0
+        if isinstance(tag, tags.Tag) and number == tags.ICC:
+            blank.info["icc_profile"] = tag.data
+        elif isinstance(tag, tags.Tag) and number == tags.XMP and _is_text(tag.data):
+            blank.info["xmp"] = tag.data
+        else:
+            kept[number] = tag
+    chunks = of_image(blank)
+    if kept:
+        chunks.append(Chunk(b"eXIf", tags.block(replace(found, tags=kept))))
+    return chunks, [f"TIFF tag {number}" for number in dict.fromkeys(lost)]
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def of_image(image: Image.Image) -> list[Chunk]:
@@ -106,10 +142,14 @@ def _exif(image: Image.Image) -> bytes | None:
         return block if isinstance(block, bytes) else None
     from PIL import Image
 
-    tags, kept = image.getexif(), Image.Exif()
-    for tag in _TIFF_TAGS:
-        if tag in tags:
-            kept[tag] = tags.get_ifd(tag) if tag in (34665, 34853) else tags[tag]
+    found, kept = image.getexif(), Image.Exif()
+    for tag in sorted({*found} - tags.STRUCTURE - {tags.XMP, tags.ICC, *tags.POINTERS}):
+        alone = Image.Exif()
+        value = found.get_ifd(tag) if tag in (tags.EXIF, tags.GPS) else found[tag]
+        with contextlib.suppress(ValueError, TypeError, AttributeError, struct.error, OverflowError):
+            alone[tag] = value
+            alone.tobytes()  # Pillow cannot write all that it reads
+            kept[tag] = value
     return kept.tobytes() if len(kept) else None
 
 

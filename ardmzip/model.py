@@ -246,12 +246,21 @@ def names_by_id() -> dict[bytes, str]:
 
 def load(name: str | Path) -> Model:
     """Load a model by name or by the path of its file; raises ModelError."""
+    return _load(_path(name))
+
+
+def check_name(name: str | Path) -> None:
+    """Raise ModelError unless ``load`` finds a model file; only its head is read."""
+    read_metadata(_path(name))
+
+
+def _path(name: str | Path) -> Path:
     models = available()
     if str(name) in models:
-        return _load(models[str(name)].resolve())
+        return models[str(name)].resolve()
     path = Path(name)
     if path.suffix == SUFFIX or path.exists():
-        return _load(path.resolve())
+        return path.resolve()
     raise ModelError(f"unknown model: {name} (available: {', '.join(models) or 'none'})")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ardmzip import formats, metadata, pngfile
+from ardmzip import formats, metadata, pngfile, tags
 from ardmzip.container import MAX_PIXELS, is_ardm
 from ardmzip.errors import ImageError
 from ardmzip.formats import Picture, image_errors
@@ -24,9 +24,8 @@ from ardmzip.formats import Picture, image_errors
 _JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NETPBM = tuple(b"P%d" % number for number in range(1, 7))
 _UNSPECIFIED, _ASSOCIATED_ALPHA = 0, 1  # extra samples
-#: Tags that hold metadata: texts, XMP, ICC profile, EXIF and GPS data.
-_METADATA_TAGS = (269, 270, 271, 272, 305, 306, 315, 316, 700, 33432, 34665, 34675, 34853)
 _COLOUR_MAP = 320
+_JPEG_IN_TIFF = (6, 7, 34892)  # kinds of compression
 
 
 def read(file: bytes, force_jpeg: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -50,7 +49,18 @@ def read(file: bytes, force_jpeg: bool = False, max_pixels: int = MAX_PIXELS) ->
             return _tiff(file, max_pixels)
         if file.startswith(_NETPBM):
             return _netpbm(file)
-        return _pillow(file)
+        return replace(_pillow(file), lossy=file.startswith(_JPEG) or _is_lossy_webp(file))
+
+
+def _is_lossy_webp(file: bytes) -> bool:
+    """Whether a file is a WebP file whose colours are coded with loss."""
+    at = 12
+    while file[:4] == b"RIFF" and file[8:12] == b"WEBP" and at < len(file):
+        if file[at : at + 4] == b"VP8 ":
+            return True
+        length = int.from_bytes(file[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return False
 
 
 _limit_lock = threading.Lock()
@@ -110,7 +120,9 @@ def _png(file: bytes) -> Picture:
     if head.layout == "palette":
         palette = found.get(b"PLTE", b"")
     else:
-        numbers = tuple(int.from_bytes(transparency[i : i + 2], "big") for i in range(0, len(transparency), 2))
+        # of the 16 bits of each number the lowest count
+        mask = (1 << head.depth) - 1
+        numbers = tuple(int.from_bytes(transparency[i : i + 2], "big") & mask for i in range(0, len(transparency), 2))
     kept, lost = metadata.of_png(chunks, head.layout)
     return Picture(
         samples,
@@ -165,12 +177,15 @@ def _tiff(file: bytes, max_pixels: int) -> Picture:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, in one line
     with _library_errors(), tifffile.TiffFile(io.BytesIO(file)) as tiff:
         pages = len(tiff.pages)
+        if not pages:
+            raise ImageError("damaged image: the TIFF file is truncated")
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
         size = page.imagewidth * page.imagelength
         extra = tuple(int(kind) for kind in page.extrasamples)
         bits = page.bitspersample
         deep = bits == 16 and page.sampleformat == tifffile.SAMPLEFORMAT.UINT
+        lossy = int(page.compression) in _JPEG_IN_TIFF
         colour_map = page.tags.get(_COLOUR_MAP)
         colours = None if colour_map is None else np.asarray(colour_map.value)
     if size > max_pixels:
@@ -184,7 +199,22 @@ def _tiff(file: bytes, max_pixels: int) -> Picture:
     if colours is not None and not (np.all(colours % 257 == 0) or np.all(colours % 256 == 0)):
         raise ImageError("palettes of more than 8 bits are not supported")
     # Pillow drops samples of no known meaning
-    return _tiff_samples(file) if deep or _UNSPECIFIED in extra else _with_depth(_pillow(file), bits)
+    picture = _tiff_samples(file) if deep or _UNSPECIFIED in extra else _with_depth(_unturned(file), bits)
+    kept, lost = metadata.of_tiff(file)
+    return replace(picture, metadata=tuple(kept), lost=tuple(lost), lossy=lossy)
+
+
+def _unturned(file: bytes) -> Picture:
+    """The pixels of a TIFF file as they are stored: Pillow turns them upright."""
+    with image_errors(), Image.open(io.BytesIO(file)) as image:
+        orientation = image.getexif().get(tags.ORIENTATION)
+        picture = formats.from_image(image, ())
+    samples = picture.samples
+    stored = {
+        2: samples[:, ::-1], 3: samples[::-1, ::-1], 4: samples[::-1], 5: samples.swapaxes(0, 1), 6: np.rot90(samples),
+        7: samples[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(samples, -1),
+    }.get(orientation, samples)  # fmt: skip
+    return replace(picture, samples=np.ascontiguousarray(stored))
 
 
 def _with_depth(picture: Picture, bits: int) -> Picture:
@@ -215,18 +245,12 @@ def _tiff_samples(file: bytes) -> Picture:
         width, height = page.imagewidth, page.imagelength
         samples = np.asarray(page.asarray())
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
-        has_metadata = any(tag in page.tags for tag in _METADATA_TAGS)
         depth = int(page.bitspersample)
     channels = colours + len(extra)
     samples = samples.transpose(1, 2, 0) if planar else samples.reshape(height, width, channels)
     layout = {1: "gray", 2: "gray+alpha", 3: "RGB", 4: "RGB+padding" if padded else "RGB+alpha"}[channels]
-    try:
-        with Image.open(io.BytesIO(file)) as image:
-            kept, has_metadata = tuple(metadata.of_image(image)), False
-    except (OSError, SyntaxError, ValueError):
-        kept = ()
     samples = np.ascontiguousarray(samples, np.uint16 if depth == 16 else np.uint8)
-    return Picture(samples, formats.described(layout, depth), kept, ("metadata",) if has_metadata else ())
+    return Picture(samples, formats.described(layout, depth))
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ardmzip import formats, metadata, pngfile
+from ardmzip import formats, metadata, pngfile, tags
 from ardmzip.errors import ImageError
 from ardmzip.files import IMAGE_FORMATS
 from ardmzip.formats import Picture
+from ardmzip.pixelformat import PixelFormat
 from ardmzip.pngfile import Chunk
 
 #: Metadata that the formats other than PNG hold, as metadata.titles has it.
@@ -23,7 +26,6 @@ _HELD = {
     "BMP": ("resolution",),
     "PPM": (),
 }
-_XMP_TAG = 700
 _PNG_TRANSPARENCY_BYTES = 2
 
 
@@ -38,10 +40,20 @@ def write(picture: Picture, suffix: str) -> tuple[bytes, list[str]]:
         file = writers[kind](picture)
     except (ValueError, OSError, OverflowError) as error:
         raise ImageError(f"cannot be written as {suffix}: {error}") from error
-    held = _HELD[kind]
-    if kind == "TIFF" and picture.format.depth == 16:
-        held = tuple(title for title in held if title != "EXIF data")
-    return file, [title for title in metadata.titles(picture.metadata) if title not in held]
+    lost = [title for title in metadata.titles(picture.metadata) if title not in _HELD[kind]]
+    if kind == "TIFF":
+        file, more = _with_tags(file, picture.metadata)
+        lost += more
+    return file, lost + _lost_depth(picture.format, kind)
+
+
+def _lost_depth(described: PixelFormat, kind: str) -> list[str]:
+    """Whether samples of few bits become 8, for people."""
+    whole = described.depth == 1 and described.layout == "gray" and kind != "WEBP"
+    if described.depth >= 8 or whole:
+        return []
+    bits = "1 bit" if described.depth == 1 else f"{described.depth} bits"
+    return [f"samples of {bits} (they become 8)"]
 
 
 def holds(file: bytes, picture: Picture) -> bool:
@@ -83,11 +95,13 @@ def _check(picture: Picture, kind: str, suffix: str) -> None:
     }[kind]
     deepest = 16 if kind in ("TIFF", "PPM") else 8
     if described.layout not in layouts or described.depth > deepest or described.transparency:
-        raise ImageError(f"a {suffix} file cannot hold {described.title} images: use .png")
+        raise ImageError(f"a {suffix} file cannot hold {described.title}: use .png")
     if suffix == ".pgm" and described.layout != "gray":
         raise ImageError("a .pgm file holds gray only, and this image is RGB: use .ppm")
     if suffix in (".pgm", ".ppm") and described.depth == 1:
-        raise ImageError(f"a {suffix} file cannot hold {described.title} images: use .pnm or .png")
+        raise ImageError(f"a {suffix} file cannot hold {described.title}: use .pbm or .png")
+    if suffix == ".pbm" and described.depth > 1:
+        raise ImageError(f"a .pbm file cannot hold {described.title}: use .pnm or .png")
 
 
 def _png(picture: Picture) -> bytes:
@@ -150,12 +164,10 @@ def _tiff(picture: Picture) -> bytes:
     dpi = _tiff_dpi(info)
     xmp = _xmp(info)
     if picture.format.depth < 16:
-        tags = Image.Exif()
-        if info.get("exif"):
-            tags.load(info["exif"])
+        exif = Image.Exif()
         if xmp:
-            tags[_XMP_TAG] = xmp
-        return _saved(picture, "TIFF", icc_profile=info.get("icc_profile"), exif=tags if len(tags) else None, dpi=dpi)
+            exif[tags.XMP] = xmp
+        return _saved(picture, "TIFF", icc_profile=info.get("icc_profile"), exif=exif if xmp else None, dpi=dpi)
     import tifffile
 
     buffer = io.BytesIO()
@@ -174,9 +186,36 @@ def _tiff(picture: Picture) -> bytes:
         iccprofile=info.get("icc_profile"),
         resolution=dpi,
         resolutionunit="inch" if dpi else None,
-        extratags=[(_XMP_TAG, 1, len(xmp), xmp, True)] if xmp else (),
+        extratags=[(tags.XMP, 1, len(xmp), xmp, True)] if xmp else (),
     )
     return buffer.getvalue()
+
+
+def _with_tags(file: bytes, chunks: Sequence[Chunk]) -> tuple[bytes, list[str]]:
+    """(a TIFF file with the tags of its EXIF data, which of them it does not hold)."""
+    block = next((chunk.data for chunk in chunks if chunk.kind == b"eXIf"), None)
+    if block is None:
+        return file, []
+    try:
+        found = tags.parse(block.removeprefix(b"Exif\0\0"), tags.STRUCTURE)
+        left_out = {tags.ICC}
+        if any(map(metadata.is_xmp, chunks)):
+            left_out.add(tags.XMP)
+        if not _same_resolution(found, chunks):
+            left_out |= {*tags.RESOLUTION}
+        kept = {number: tag for number, tag in found.tags.items() if number not in left_out}
+        file = tags.added(file, replace(found, tags=kept))
+    except (ImageError, ValueError, struct.error):  # a damaged block, or a file of 4 GB
+        return file, ["EXIF data"]
+    return file, [f"EXIF tag {number}" for number in found.lost] + ["EXIF thumbnail"] * found.more
+
+
+def _same_resolution(found: tags.Directory, chunks: Sequence[Chunk]) -> bool:
+    """Whether the tags tell the resolution that a pHYs chunk tells in whole pixels a metre, if there is one."""
+    dots, told = tags.dots_per_inch(found), [chunk.data for chunk in chunks if chunk.kind == b"pHYs"]
+    if not told or told[0][8:] != b"\1":
+        return True
+    return dots is not None and struct.pack(">LL", *(int(number / 0.0254 + 0.5) for number in dots)) == told[0][:8]
 
 
 def _tiff_dpi(info: dict[Any, Any]) -> tuple[float, float] | None:

@@ -25,9 +25,9 @@ def command_line() -> list[str]:
 
 
 def ardmzip(*arguments: str) -> None:
-    """Run the command line, shown as it would be typed in this folder."""
+    """Run the command line, shown as it would be typed in the folder above."""
     print("$ ardmzip", *arguments, flush=True)
-    subprocess.run([*command_line(), *arguments], cwd=HERE, check=True)
+    subprocess.run([*command_line(), *arguments], cwd=HERE.parent, check=True)
 
 
 def sizes(pixels: np.ndarray) -> list[tuple[str, int | None]]:
@@ -47,8 +47,8 @@ def main() -> int:
     for old in (packed, restored):
         old.unlink(missing_ok=True)
     try:
-        ardmzip("compress", "sample.png", "-o", "out/sample.ardm")
-        ardmzip("decompress", "out/sample.ardm", "-o", "out/sample.png")
+        ardmzip("compress", "demo/sample.png", "-o", "demo/out/sample.ardm")
+        ardmzip("decompress", "demo/out/sample.ardm", "-o", "demo/out/sample.png")
     except subprocess.CalledProcessError as error:
         print(f"demo: ardmzip failed with exit code {error.returncode}", file=sys.stderr)
         return 1

@@ -48,12 +48,30 @@ def test_every_mode(mode):
 
 @pytest.mark.parametrize(
     ("mode", "transparency"),
-    [("L", 7), ("1", 1), ("I;16", 40000), ("RGB", (1, 2, 3)), ("P", 3), ("P", b"\x07\xff\x00"), ("P", 0)],
+    [("L", 7), ("1", 255), ("I;16", 40000), ("RGB", (1, 2, 3)), ("P", 3), ("P", b"\x07\xff\x00"), ("P", 0)],
 )
 def test_transparent_colours(mode, transparency):
     original = image(mode)
     original.info["transparency"] = transparency
     check_same(ardmzip.decompress(ardmzip.compress(original)), original)
+
+
+@pytest.mark.parametrize("colour", [0, 1])
+def test_transparent_colour_of_one_bit(colour, tmp_path):
+    """Pillow writes it as 0 or 1 and reads it as 0 or 255."""
+    image("1").save(tmp_path / "t.png", transparency=colour)
+    with Image.open(tmp_path / "t.png") as opened:
+        assert opened.info["transparency"] == 255 * colour
+        shown = opened.convert("RGBA").tobytes()
+        data = ardmzip.compress(opened)
+        opened.save(tmp_path / "again.png")  # as 255, of which the lowest bit counts
+    assert unpack(data).pixel_format.transparency == (colour,)
+    for source in (data, ardmzip.compress(tmp_path / "t.png"), ardmzip.compress(tmp_path / "again.png")):
+        restored = ardmzip.decompress(source)
+        assert restored.convert("RGBA").tobytes() == shown
+    original = image("1")
+    original.info["transparency"] = 1
+    assert ardmzip.decompress(ardmzip.compress(original)).info["transparency"] == 255
 
 
 def test_palette_with_alpha():
@@ -168,8 +186,8 @@ def plugin():
 @pytest.mark.parametrize("mode", MODES)
 def test_open_and_save(plugin, tmp_path, mode):
     original = image(mode)
-    if mode in ("P", "L"):
-        original.info["transparency"] = 3
+    if mode in ("P", "L", "1"):
+        original.info["transparency"] = 3 if mode != "1" else 255
     original.save(tmp_path / f"x{SUFFIX}")
     with Image.open(tmp_path / f"x{SUFFIX}") as opened:
         assert opened.format == "ARDM"

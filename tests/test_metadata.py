@@ -115,6 +115,24 @@ def test_between_formats(source, target):
         assert target == ".tif" or source == "TIFF" or tags[0x0112] == 6
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tags_that_pillow_tells(compression):
+    block = Image.Exif()
+    if compression is None:  # Pillow cannot write these tags otherwise
+        block.load(exif().tobytes())
+        del block[0x0112]
+    block[33723], block[42112], block[65000], block[33550] = b"\x1c\x02\0", "<GDALMetadata/>", 7, (0.5, 0.25, 0.0)
+    with Image.open(io.BytesIO(saved("TIFF", exif=block, compression=compression))) as image:
+        found = ardmzip.decompress(ardmzip.compress(image)).getexif()
+    assert [found[tag] for tag in (33723, 42112, 65000, 33550)] == [
+        b"\x1c\x02\0",
+        "<GDALMetadata/>",
+        7,
+        (0.5, 0.25, 0.0),
+    ]
+    assert compression or found.get_ifd(0x8769)[0x9286] == b"ASCII\0\0\0comment"
+
+
 def test_what_a_format_cannot_hold_is_told():
     picture = read(full_png())
     everything = metadata.titles(picture.metadata)

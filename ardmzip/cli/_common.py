@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 
 from ardmzip.cli import _signals
 from ardmzip.container import MAX_PIXELS
-from ardmzip.errors import ArdmError
+from ardmzip.errors import ArdmError, ModelError
 
 if TYPE_CHECKING:
     from ardmzip.container import Container
@@ -65,8 +65,18 @@ def _is_torch_memory_error(error: BaseException) -> bool:
     )
 
 
-def attempt(label: str, work: Callable[[], None]) -> bool:
-    """Do some work; whether it went well. An expected error becomes one line that begins with ``label``."""
+def fail(label: str, message: str, as_json: bool) -> None:
+    """The line of a file that failed, and its JSON object if there is one for each file."""
+    complain(label, message)
+    if as_json:
+        print_json({"input": "-" if label == "stdin" else label, "error": message})
+
+
+def attempt(label: str, work: Callable[[], None], as_json: bool = False) -> bool:
+    """Do some work; whether it went well. An expected error becomes one line that begins with ``label``.
+
+    ``as_json``: with an object on stdout, too.
+    """
     try:
         work()
     except KeyboardInterrupt as error:
@@ -77,7 +87,7 @@ def attempt(label: str, work: Callable[[], None]) -> bool:
         message = describe(error, label)
         if message is None or getattr(error, "errno", None) == errno.EPIPE:
             raise  # a bug; or nobody reads stderr, and click ends quietly
-        complain(label, message.removeprefix(f"{label}: "))
+        fail(label, message.removeprefix(f"{label}: "), as_json)
         return False
     return True
 
@@ -252,6 +262,18 @@ def backend_name(device: str, backend: str) -> str:
     return network.backend(device, backend).name
 
 
+def check_model(name: str | None) -> None:
+    """Refuse a model that is not there before any file is begun: no file is to blame."""
+    if name is None or name == "auto":
+        return
+    from ardmzip import model
+
+    try:
+        model.check_name(name)
+    except (ModelError, OSError) as error:
+        raise click.UsageError(describe(error) or "") from error
+
+
 # Options
 
 
@@ -263,6 +285,8 @@ class Batch:
     continue_on_error: bool = False
     #: Without the line of totals.
     quiet: bool = False
+    #: With a JSON object for each file, also for one that failed.
+    as_json: bool = False
 
 
 Command = Callable[..., Any]

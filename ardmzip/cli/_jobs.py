@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from ardmzip.cli._common import FAILED, Batch, Report, attempt, complain, plain, print_out
+from ardmzip.cli._common import FAILED, Batch, Report, attempt, complain, fail, plain, print_out
+from ardmzip.errors import ArdmError
 from ardmzip.files import check_target, write_atomic
 
 STREAM = "-"  # stands for stdin or stdout
@@ -29,6 +30,8 @@ class Job:
     target: Path | None
     #: Whether the target's folder is made if it is missing: -r keeps trees of folders.
     in_tree: bool = False
+    #: Why it cannot be done, found before it was begun.
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -64,11 +67,26 @@ class Job:
             return
         if self.in_tree:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.target, data, force)
+        write_atomic(self.target, data, force, self._status())
 
-    def remove_source(self) -> None:
-        if self.source is not None:
-            self.source.unlink()
+    def _status(self) -> os.stat_result | None:
+        """Permissions and times of the source, for its output; of a regular file only."""
+        with contextlib.suppress(OSError):
+            if self.source is not None and self.source.is_file():
+                return self.source.stat()
+        return None
+
+    def remove_source(self, reason: str = "") -> None:
+        """Remove the source of an output that is complete, unless there is a reason to keep it."""
+        if self.source is None:
+            return
+        if not reason:
+            try:
+                self.source.unlink()
+                return
+            except OSError as error:
+                reason = error.strerror or str(error)
+        raise ArdmError(f"{self.output} is written, but the source is not removed: {reason}")
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,15 @@ class Source:
 
     path: Path | None
     below: Path | None = None
+    #: Why it cannot be read, if that is known.
+    problem: str = ""
 
 
-def input_jobs(files: Iterable[str], suffixes: Collection[str] | None = None) -> list[Job]:
-    """Jobs that only read; ``suffixes`` as for ``plan``."""
-    return [Job(source.path, None) for source in _sources(files, suffixes)]
+def input_jobs(
+    files: Iterable[str], suffixes: Collection[str] | None = None, continue_on_error: bool = False
+) -> list[Job]:
+    """Jobs that only read; ``suffixes`` and ``continue_on_error`` as for ``plan``."""
+    return [Job(source.path, None, problem=source.problem) for source in _sources(files, suffixes, continue_on_error)]
 
 
 def plan(
@@ -93,34 +115,43 @@ def plan(
     stdout: bool = False,
     remove: bool = False,
     as_json: bool = False,
+    continue_on_error: bool = False,
+    hint: str = "",
 ) -> list[Job]:
     """Inputs and outputs, or a usage error before anything is done: what cannot all be written is not begun.
 
     ``out`` is -o, ``name`` makes the default name of an output, ``stdout`` is -c. With -r, ``suffixes`` are those of
-    the files that are taken from folders.
+    the files that are taken from folders. With ``continue_on_error`` only the jobs fail that cannot be done.
+    ``hint`` ends what is said of two files with the same output.
     """
-    sources = _sources(files, suffixes)
+    sources = _sources(files, suffixes, continue_on_error)
     if stdout and out not in (None, STREAM):
         raise click.UsageError("-c writes to stdout and -o to a file: choose one")
     if stdout or out == STREAM or (out is None and sources == [Source(None)]):
         _check_stdout(len(sources), remove, as_json)
         return [Job(sources[0].path, None)]
-    if out is not None and any(source.below for source in sources):
-        jobs = [_tree_job(source, Path(out), name) for source in sources]
-    else:
-        jobs = [Job(source.path, _target(source.path, out, name, len(sources))) for source in sources]
-    _refuse_clashes(jobs)
-    return jobs
+    jobs = []
+    for source in sources:
+        if source.problem:
+            jobs.append(Job(source.path, None, problem=source.problem))
+        elif out is not None and suffixes is not None:
+            jobs.append(_tree_job(source, Path(out), name))
+        else:
+            jobs.append(Job(source.path, _target(source.path, out, name, len(sources))))
+    clashes = _clashes(jobs)
+    if not continue_on_error:
+        _refuse(jobs, clashes, hint)
+    return [_unwritten(job, clashes[index], hint) if index in clashes else job for index, job in enumerate(jobs)]
 
 
-def _sources(files: Iterable[str], suffixes: Collection[str] | None) -> list[Source]:
+def _sources(files: Iterable[str], suffixes: Collection[str] | None, continue_on_error: bool) -> list[Source]:
     """The inputs; with ``suffixes``, what is below the folders among them."""
     found: list[Source] = []
     for file in files:
         if file == STREAM and Source(None) in found:
             raise click.UsageError("stdin (-) was given twice")  # it can be read only once
         if suffixes is not None and file != STREAM and Path(file).is_dir():
-            found += (Source(path, path.relative_to(file)) for path in _below(Path(file), suffixes))
+            found += _below(Path(file), suffixes, continue_on_error)
         else:
             found.append(Source(None if file == STREAM else Path(file)))
     if not found:
@@ -129,21 +160,27 @@ def _sources(files: Iterable[str], suffixes: Collection[str] | None) -> list[Sou
     return found
 
 
-def _below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+def _below(folder: Path, suffixes: Collection[str], continue_on_error: bool) -> Iterator[Source]:
     """The files with these suffixes below a folder, in order; links to folders are not followed.
 
-    Pipes and devices are left out: reading one could take for ever.
+    Pipes and devices are left out: reading one could take for ever. A folder that cannot be read is an error, or comes
+    at the end, with its problem.
     """
+    unread: list[OSError] = []
 
     def fail(error: OSError) -> None:
-        raise error
+        if not continue_on_error:
+            raise error
+        unread.append(error)
 
     for path, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         for file in sorted(files):
             found = Path(path, file)
             if found.suffix.lower() in suffixes and (found.is_file() or not found.exists()):
-                yield found
+                yield Source(found, found.relative_to(folder))
+    for error in unread:
+        yield Source(Path(error.filename or folder), problem=error.strerror or str(error))
 
 
 # Running
@@ -172,7 +209,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: B
     if batch.workers > 1 and len(jobs) > 1:
         if any(job.source is None for job in jobs):
             raise click.UsageError("--jobs is for named files: leave out -")
-        with contextlib.closing(_in_parallel(jobs, work, batch.workers, go_on)) as done:
+        with contextlib.closing(_in_parallel(jobs, work, batch, go_on)) as done:
             for index, outcome in done:
                 outcomes[index] = outcome
                 failed = failed or not outcome.good
@@ -180,7 +217,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: B
         for index, job in enumerate(jobs):
             if not go_on():
                 break
-            outcomes[index] = _outcome(work, job)
+            outcomes[index] = _outcome(work, batch.as_json, job)
             failed = failed or not outcomes[index].good
     if len(jobs) > 1:
         _sum_up(jobs, outcomes, batch, time.perf_counter() - started)
@@ -188,18 +225,19 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: B
 
 
 def _in_parallel(
-    jobs: Sequence[Job], work: Callable[[Job], Report | None], workers: int, go_on: Callable[[], bool]
+    jobs: Sequence[Job], work: Callable[[Job], Report | None], batch: Batch, go_on: Callable[[], bool]
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Outcomes by the numbers of the jobs, as they are done; what a job prints stays together."""
     from ardmzip.cli import _workers
 
-    with contextlib.closing(_workers.run(jobs, partial(_outcome, work), workers, go_on)) as answers:
+    do = partial(_outcome, work, batch.as_json)
+    with contextlib.closing(_workers.run(jobs, do, batch.workers, go_on)) as answers:
         for index, answer in answers:
             for line in answer.stdout.splitlines():
                 print_out(line)
             click.echo(answer.stderr, nl=False, err=True)
             if answer.value is None:
-                complain(jobs[index].label, "its process was killed, perhaps for want of memory")
+                fail(jobs[index].label, "its process was killed, perhaps for want of memory", batch.as_json)
             yield index, answer.value or Outcome(False)
 
 
@@ -226,9 +264,15 @@ def _sizes(outcomes: Sequence[Outcome]) -> str:
     return f"  {sum(report.input_bytes for report in reports)}" + (f" -> {sum(written)}" if written else "") + " bytes"
 
 
-def _outcome(work: Callable[[Job], Report | None], job: Job) -> Outcome:
+def _outcome(work: Callable[[Job], Report | None], as_json: bool, job: Job) -> Outcome:
     reports: list[Report | None] = []
-    good = attempt(job.label, lambda: reports.append(work(job)))
+
+    def do() -> None:
+        if job.problem:
+            raise ArdmError(job.problem)
+        reports.append(work(job))
+
+    good = attempt(job.label, do, as_json)
     return Outcome(good, *reports)
 
 
@@ -269,16 +313,33 @@ def _tree_job(source: Source, out: Path, name: Callable[[Path], Path]) -> Job:
     return Job(source.path, out / name(source.below or Path(source.path.name)), in_tree=True)
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
+def _clashes(jobs: Sequence[Job]) -> dict[int, Job | None]:
+    """By their numbers, the jobs whose output is also that of another one, or (None) an input."""
     inputs = {os.path.realpath(job.source) for job in jobs if job.source is not None}
-    written: dict[str, Job] = {}
-    for job in jobs:
-        assert job.target is not None
-        # not the real path of the target itself: a link there is replaced, not followed
-        place = os.path.join(os.path.realpath(job.target.parent), job.target.name)
+    written: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        if job.target is not None:
+            # not the real path of the target itself: a link there is replaced, not followed
+            place = os.path.join(os.path.realpath(job.target.parent), job.target.name)
+            written.setdefault(place, []).append(index)
+    found: dict[int, Job | None] = {}
+    for place, indices in written.items():
         if place in inputs:
-            raise click.UsageError(f"{plain(job.label)} would be written to {plain(job.output)}, which is an input")
-        if place in written:
-            first, second = plain(written[place].label), plain(job.label)
-            raise click.UsageError(f"{first} and {second} would both be written to {plain(job.output)}")
-        written[place] = job
+            found |= dict.fromkeys(indices)
+        elif len(indices) > 1:
+            found |= {index: jobs[indices[index == indices[0]]] for index in indices}
+    return found
+
+
+def _refuse(jobs: Sequence[Job], clashes: dict[int, Job | None], hint: str) -> None:
+    for index, other in clashes.items():
+        name, output = plain(jobs[index].label), plain(jobs[index].output)
+        if other is None:
+            raise click.UsageError(f"{name} would be written to {output}, which is an input")
+        raise click.UsageError(f"{name} and {plain(other.label)} would both be written to {output}{hint}")
+
+
+def _unwritten(job: Job, other: Job | None, hint: str) -> Job:
+    """A job that fails for what _clashes has found."""
+    what = "is an input" if other is None else f"would be the output of {plain(other.label)}, too"
+    return replace(job, problem=f"not written: {plain(job.output)} {what}{hint if other else ''}")

@@ -16,8 +16,9 @@ import click
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
+from ardmzip.container import MAX_PIXELS
 from ardmzip.efforts import DEFAULT, MOST
-from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name
+from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name, lengthened_name
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
@@ -33,6 +34,8 @@ class TileSize(click.ParamType):
     def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> str | int:
         if isinstance(value, int) or value in ("none", "auto"):
             return value
+        if re.fullmatch(r"[1-9]\d{9,}", value):
+            self.fail(f"{value[:20]} is too large: an image has at most {MAX_PIXELS} pixels", param, context)
         if re.fullmatch(r"[1-9]\d{0,8}", value) is None:
             self.fail(f"{value!r} is not a number of pixels, none or auto", param, context)
         return int(value)
@@ -68,6 +71,7 @@ Examples:
   ardmzip compress --rm scans/*.png              replaces the scans by .ardm files
   ardmzip compress -r photos -o archive          photos/2024/a.tif becomes archive/2024/a.ardm
   ardmzip compress -r photos --jobs 4 --continue-on-error
+  ardmzip compress -r scans --keep-suffix        scans/a.png becomes scans/a.png.ardm, beside a.tif.ardm
   ardmzip compress --steps 20 img.png            fewer network calls, a larger file
   ardmzip compress --no-learn img.png            faster, a larger file
   ardmzip compress --effort 9 img.png            slower, a smaller file
@@ -86,6 +90,11 @@ Suffixes of the images that -r takes:
     help="Output file (for one FILE) or existing folder; - is stdout.",
 )  # fmt: skip
 @common.recursive_option("images")
+@click.option(
+    "--keep-suffix", is_flag=True,
+    help="Name the output img.png.ardm, not img.ardm: for folders with img.png and img.tif. decompress makes img.png "
+    "of it.",
+)  # fmt: skip
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
@@ -109,7 +118,8 @@ Suffixes of the images that -r takes:
 @click.option(
     "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
     help="Cut the image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
-    "of them. none codes it in one piece; auto takes tiles of about 2048 for images of 2^24 pixels or more.",
+    "of them. Their sides are multiples of 64, at least 64, and as equal as can be. none codes the image in one piece; "
+    "auto takes tiles of about 2048 for images of 2^24 pixels or more.",
 )  # fmt: skip
 @common.device_options
 @common.output_options
@@ -124,7 +134,7 @@ def compress(
     files: tuple[str, ...], out: str | None, model: str, steps: int | None, learn: bool | None, batches: int | None,
     effort: int | None, tile: int | str, device: str, backend: str, force: bool, remove: bool, stdout: bool,
     quiet: bool, verbose: bool, as_json: bool, strip: bool, force_jpeg: bool, no_verify: bool, recursive: bool,
-    workers: int, continue_on_error: bool, max_pixels: int,
+    workers: int, continue_on_error: bool, max_pixels: int, keep_suffix: bool,
 ) -> int:  # fmt: skip
     """Compress images to .ardm files, without loss.
 
@@ -139,8 +149,12 @@ def compress(
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
     if learn is False and batches is not None:
         raise click.UsageError("--batches is for learning: leave out --no-learn")
-    suffixes = SOURCE_SUFFIXES if recursive else None
-    jobs = plan(files, out, compressed_name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
+    common.check_model(model)
+    jobs = plan(
+        files, out, lengthened_name if keep_suffix else compressed_name,
+        suffixes=SOURCE_SUFFIXES if recursive else None, stdout=stdout, remove=remove, as_json=as_json,
+        continue_on_error=continue_on_error, hint="" if keep_suffix else "; --keep-suffix tells them apart",
+    )  # fmt: skip
     for job in jobs:
         _check_suffix(job)
     messages = common.Messages(quiet, verbose, as_json)
@@ -148,7 +162,7 @@ def compress(
         model, steps, learn, batches, effort, None if tile == "none" else tile, device, backend, force, remove,
         not no_verify, strip, force_jpeg, max_pixels, messages,
     )  # fmt: skip
-    return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet))
+    return run_jobs(jobs, partial(_compress, s=settings), common.Batch(workers, continue_on_error, quiet, as_json))
 
 
 def _check_suffix(job: Job) -> None:
@@ -173,16 +187,20 @@ def _compress(job: Job, s: Settings) -> common.Report:
         )  # fmt: skip
         coding = time.perf_counter() - begun
     job.write(data, s.force)
+    lost = ", ".join(() if s.strip else picture.lost)
+    grown = picture.lossy and len(data) > len(source)
     if s.remove:
-        job.remove_source()
+        job.remove_source(f"not stored: {lost}" if lost else "compressed with loss, it is smaller" if grown else "")
 
     encoding = bar.half if s.verify and bar.half is not None else coding
     measured = " with measuring" if any(gain.seen for gain in gains or ()) else ""
     verified = f"verify {coding - encoding:.2f} s" if s.verify else "not verified"
     times = f"encode {encoding:.2f} s{measured}, {verified}"
     report = _tell(job, s, len(source), data, time.perf_counter() - started, times, gains)
-    if picture.lost and not s.strip and not s.messages.quiet:
-        common.note(job.label, f"not stored: {', '.join(picture.lost)}")
+    if lost and not s.messages.quiet:
+        common.note(job.label, f"not stored: {lost}")
+    if grown and not s.messages.quiet:
+        common.note(job.label, f"larger than the source, which is compressed with loss ({len(source)} bytes)")
     return report
 
 

@@ -134,8 +134,10 @@ Examples:
 \b
 Suffixes for -o, all lossless:
   .png .tif .tiff              every kind of image
-  .ppm .pnm, .pgm (gray only)  gray and RGB of 8 or 16 bits
-  .bmp                         gray, RGB and palettes of 8 bits
+  .pnm                         gray of 1, 8 or 16 bits, RGB of 8 or 16 bits
+  .ppm, .pgm (gray only)       8 or 16 bits
+  .pbm                         gray of 1 bit
+  .bmp                         gray of 1 or 8 bits, RGB and palettes of 8 bits
   .webp                        8 bits, with or without alpha; gray becomes RGB"""
 )
 @common.files_argument
@@ -168,8 +170,8 @@ def decompress(
     """Restore images from .ardm files.
 
     FILE is an .ardm file, or - for stdin. The output is a PNG file named after it: img.ardm becomes img.png, with the
-    mode, depth, palette and metadata of the original. Pixels are compared with the checksum in the file: a damaged file
-    gives an error, never a wrong image.
+    mode, depth, palette and metadata of the original; img.tif.ardm becomes img.tif. Pixels are compared with the
+    checksum in the file: a damaged file gives an error, never a wrong image.
 
     --level, --preview and --region restore a part of the image, and name it so: img.level2.png, img.preview.png,
     img.region.png. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
@@ -181,14 +183,17 @@ def decompress(
     part = Part(level or 0, preview, region)
     if remove and part != _WHOLE:
         raise click.UsageError("--rm removes what was restored as a whole: leave out --level, --preview and --region")
+    common.check_model(model)
     name = partial(part_name, part=part.name) if part.name else restored_name
-    suffixes = (SUFFIX,) if recursive else None
-    jobs = plan(files, out, name, suffixes=suffixes, stdout=stdout, remove=remove, as_json=as_json)
+    jobs = plan(
+        files, out, name, suffixes=(SUFFIX,) if recursive else None, stdout=stdout, remove=remove, as_json=as_json,
+        continue_on_error=continue_on_error,
+    )  # fmt: skip
     for job in jobs:
         _check_suffix(job)
     decoding = Decoding(model, device, backend, max_pixels, common.Messages(quiet, verbose, as_json))
     work = partial(_decompress, decoding=decoding, part=part, force=force, remove=remove)
-    return run_jobs(jobs, work, common.Batch(workers, continue_on_error, quiet))
+    return run_jobs(jobs, work, common.Batch(workers, continue_on_error, quiet, as_json))
 
 
 def _suffix(job: Job) -> str:
@@ -213,9 +218,10 @@ def _decompress(job: Job, decoding: Decoding, part: Part, force: bool, remove: b
     if remove and not writing.holds(file, picture):
         raise ArdmError(f"verification failed: the {_suffix(job)} file does not hold the image")
     job.write(file, force)
+    unheld = f"a {_suffix(job)} file does not hold: {', '.join(lost)}" if lost else ""
     if remove:
-        job.remove_source()
+        job.remove_source(unheld)
     report = decoding.tell(job, data, started, len(file), picture, part)
-    if lost and not decoding.messages.quiet:
-        common.note(job.label, f"a {_suffix(job)} file does not hold: {', '.join(lost)}")
+    if unheld and not decoding.messages.quiet:
+        common.note(job.label, unheld)
     return report

@@ -103,6 +103,7 @@ def schedule(
     target = None if plot is None else Path(plot)
     if target is not None and target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise click.UsageError(f"{common.plain(plot)}: a plot is a .png, .svg or .pdf file")
+    common.check_model(model)
     return common.exit_code(image or model, lambda: _schedule(model, steps, batches, size, image, gray, target, force))
 
 
@@ -128,6 +129,7 @@ def _schedule(
     common.print_out("\n".join(line for part in parts for line in ("", *part)))
     if plot is not None:
         write_atomic(plot, _plot(problem, chosen, optimum, plot.suffix[1:].lower()), force)
+        click.echo(common.plain(f"plot -> {plot}"), err=True)
 
 
 def _measure(path: Path) -> tuple[tuple[int, int], int]:

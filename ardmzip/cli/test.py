@@ -43,9 +43,10 @@ def test(
     exit code is 0 if all of them are good, and 1 if not: the first bad one ends the run, unless --continue-on-error is
     given. Of an archive every damaged image is named.
     """
+    common.check_model(model)
     decoding = Decoding(model, device, backend, max_pixels, common.Messages(quiet, verbose, as_json))
-    jobs = input_jobs(files, (SUFFIX, ARCHIVE_SUFFIX) if recursive else None)
-    return run_jobs(jobs, partial(_test, decoding=decoding), common.Batch(workers, continue_on_error, quiet))
+    jobs = input_jobs(files, (SUFFIX, ARCHIVE_SUFFIX) if recursive else None, continue_on_error)
+    return run_jobs(jobs, partial(_test, decoding=decoding), common.Batch(workers, continue_on_error, quiet, as_json))
 
 
 def _test(job: Job, decoding: Decoding) -> common.Report | None:
