@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,20 @@ def is_archive(path: Path | None) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def read_all(archive: Archive, complain: Any) -> Iterator[tuple[int, Picture]]:
-    """All images with their numbers; ``complain(name, error)`` is told of damaged ones."""
-    for part in archive.batches(readable(archive, complain)):
-        for index, found in zip(part, archive.read(part), strict=True):
+def read_all(archive: Archive, complain: Any, run: Callable[..., Iterable[Any]] = map) -> Iterator[tuple[int, Picture]]:
+    """All images with their numbers; ``complain(name, error)`` is told of damaged ones.
+
+    run: as map, which must not take many more items than it has given results.
+    """
+    begun: deque[list[int]] = deque()
+
+    def parts() -> Iterator[list[int]]:
+        for part in archive.batches(readable(archive, complain)):
+            begun.append(part)
+            yield part
+
+    for pictures in run(archive.read, parts()):
+        for index, found in zip(begun.popleft(), pictures, strict=True):
             if isinstance(found, ArdmError):
                 complain(name_of(archive, index), found)
             else:

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Generic, TypeVar
 import click
 
 from ardmzip.cli import _signals
-from ardmzip.errors import ArdmError
 from ardmzip.files import remove_temporaries
 
 T = TypeVar("T")
@@ -75,28 +73,6 @@ def _run(
                     died = isinstance(future.exception(), BrokenProcessPool)
                     broken = broken or died
                     yield begun.pop(future), Answer(None) if died else future.result()
-        except BaseException:
-            _stop_processes()
-            raise
-
-
-def mapped(items: Iterable[T], work: Callable[[T], R], workers: int, ahead: int = 1) -> Generator[R, None, None]:
-    """The work on every item, on as many at a time as there are workers; results in the order of the items, of which
-    not many more are taken than are being worked on. Raises ArdmError if a process dies."""
-    context = multiprocessing.get_context("spawn")
-    setup = max(1, cores() // workers), sys.stderr.isatty()
-    with ProcessPoolExecutor(workers, context, _begin, setup) as pool:
-        try:
-            begun: deque[Future[R]] = deque()
-            for item in items:
-                with _signals.blocked():
-                    begun.append(pool.submit(work, item))
-                if len(begun) >= workers + ahead:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        except BrokenProcessPool as error:
-            raise ArdmError("a process was killed, perhaps for want of memory") from error
         except BaseException:
             _stop_processes()
             raise

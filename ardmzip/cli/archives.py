@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +98,12 @@ Examples:
 @click.option("--ardm", is_flag=True, help="Write .ardm files instead of images.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
 @decoding_options
+@common.jobs_option
+@common.engine_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def unpack(
     file: str, out: str | None, ardm: bool, force: bool, model: str | None, device: str, backend: str, max_pixels: int,
-    quiet: bool,
+    workers: int, engine: str, address: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Restore all images of an archive, below a folder.
 
@@ -112,6 +115,9 @@ def unpack(
 
     def work() -> None:
         from ardmzip.archive.reader import Archive
+        from ardmzip.distributed import map_shards
+
+        run = partial(map_shards, workers=workers, engine=engine, address=address)
 
         started = time.perf_counter()
         failed = 0
@@ -123,7 +129,7 @@ def unpack(
 
         with Archive(file, model=model, device=device, backend=backend, max_pixels=max_pixels) as archive:
             with Counter(file, "images", quiet) as counter:
-                for index, found in _files(archive, complain) if ardm else read_all(archive, complain):
+                for index, found in _files(archive, complain) if ardm else read_all(archive, complain, run):
                     name = name_of(archive, index)
                     try:
                         _write(folder / output_name(name), found, force, file, quiet)

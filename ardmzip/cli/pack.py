@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,11 @@ from ardmzip.cli._progress import Counter
 from ardmzip.files import ARCHIVE_SUFFIX, check_target
 
 if TYPE_CHECKING:
+    from ardmzip.archive.packing import Coder
     from ardmzip.archive.writer import Writer
     from ardmzip.batches import Options
     from ardmzip.errors import ArdmError
-    from ardmzip.formats import Picture
+    from ardmzip.sources import Source
 
 _BATCH = 256
 
@@ -59,6 +59,7 @@ FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
     help="Code up to N small images of one size together, which is faster. The archive does not depend on it.",
 )  # fmt: skip
 @common.jobs_option
+@common.engine_options
 @click.option("--append", is_flag=True, help="Add to X.ardmz, which readers see as it was until all is done.")
 @click.option("-f", "--force", is_flag=True, help="Replace X.ardmz if it exists, once the new one is complete.")
 @click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
@@ -70,8 +71,8 @@ FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def pack(
     files: tuple[str, ...], out: str, model: str, learn: bool | None, device: str, backend: str, batch: int,
-    workers: int, append: bool, force: bool, strip: bool, no_verify: bool, force_jpeg: bool, max_pixels: int,
-    continue_on_error: bool, quiet: bool, as_json: bool,
+    workers: int, engine: str, address: str | None, append: bool, force: bool, strip: bool, no_verify: bool,
+    force_jpeg: bool, max_pixels: int, continue_on_error: bool, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Pack many images into an archive, each of which can be read alone.
 
@@ -98,10 +99,15 @@ def pack(
         from ardmzip.archive import packing
         from ardmzip.archive.writer import Writer
         from ardmzip.batches import Options
+        from ardmzip.distributed import map_shards
+        from ardmzip.sources import open_sources
 
+        source = open_sources(files, force_jpeg=force_jpeg, max_pixels=max_pixels)
         options = Options(
             model=model, learn=learn, device=device, backend=backend, strip=strip, verify=not no_verify
         )  # fmt: skip
+        code = partial(packing.code, options=options)
+        coder = partial(map_shards, code, workers=workers, engine=engine, address=address)
         if append:
             writer = Writer.append(target)
         else:
@@ -110,7 +116,7 @@ def pack(
             common.note(out, f"going on after {len(writer.resumed)} images of an interrupted run")
         try:
             with writer:
-                _pack(files, force_jpeg, max_pixels, writer, options, batch, workers, continue_on_error, failed, quiet)
+                _pack(source, writer, options, batch, coder, continue_on_error, failed, quiet)
         except BaseException:
             _tell_of_rest(writer, target, quiet)
             raise
@@ -126,11 +132,10 @@ def pack(
 
 
 def _pack(
-    files: tuple[str, ...], force_jpeg: bool, max_pixels: int, writer: Writer, options: Options, batch: int,
-    workers: int, go_on: bool, failed: list[str], quiet: bool,
+    source: Source, writer: Writer, options: Options, batch: int, coder: Coder, go_on: bool, failed: list[str],
+    quiet: bool,
 ) -> None:  # fmt: skip
     from ardmzip.archive import packing
-    from ardmzip.sources import open_sources
 
     with Counter(writer.unfinished.name, "images", quiet) as counter:
 
@@ -140,18 +145,9 @@ def _pack(
                 common.complain(name, common.describe(error) or str(error))
             counter.add()
 
-        coder = None if workers == 1 else partial(_in_processes, options=options, workers=workers)
-        source = open_sources(files, force_jpeg=force_jpeg, max_pixels=max_pixels)
         packing.pack(source, writer, options, batch=batch, report=report, go_on=go_on, coder=coder)
         if len(writer) == 0 or counter.count == 0:
             raise click.ClickException("there are no images to pack")
-
-
-def _in_processes(works: Iterable[list[Picture]], options: Options, workers: int) -> Iterator[list[bytes | ArdmError]]:
-    from ardmzip.archive import packing
-    from ardmzip.cli import _workers
-
-    return _workers.mapped(works, partial(packing.code, options=options), workers)
 
 
 def _tell_of_rest(writer: Writer, target: Path, quiet: bool) -> None:
