@@ -11,6 +11,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from ardmzip.training.train import (
     VALIDATE_SECONDS,
     Run,
     average_gradients,
+    gradient_threads,
     start_fabric,
     tensorboard,
 )
@@ -271,11 +273,10 @@ def train(config: ArdmConfig, folder: Path, stop_after: float | None = None, ste
         run.tensorboard = tensorboard(folder)
         parameters = sum(p.numel() for p in run.net.parameters())
         run.log(event="start", config=asdict(config), training=len(images), photos=len(photos), parameters=parameters)
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
     try:
         batches = Batches(config, images, photos, [config.seed, run.step, fabric.global_rank])
-        _steps(run, fabric, batches, held_out, stop_after, steps)
+        with gradient_threads(config.threads) as pool:
+            _steps(run, fabric, pool, batches, held_out, stop_after, steps)
         run.to(torch.device("cpu"))
         if fabric.is_global_zero:
             run.save()
@@ -283,7 +284,6 @@ def train(config: ArdmConfig, folder: Path, stop_after: float | None = None, ste
                 bits = round(validate(run.average, held_out, quantise), 4)
                 run.log(event="end", validation=bits, quantised=quantise)
     finally:
-        torch.set_num_threads(before)
         if run.tensorboard:
             run.tensorboard.finalize("")
     fabric.barrier()
@@ -303,11 +303,11 @@ def resume(config: ArdmConfig, folder: Path) -> Run:
 
 
 def _steps(
-    run: Run, fabric: Fabric, batches: Batches, held_out: np.ndarray, stop_after: float | None, steps: int | None
+    run: Run, fabric: Fabric, pool: ThreadPoolExecutor, batches: Batches, held_out: np.ndarray,
+    stop_after: float | None, steps: int | None,
 ) -> None:  # fmt: skip
-    config: ArdmConfig = run.config
+    """As train.train; the main process logs and saves meanwhile."""
     tabs = feature_tables(fabric.device)
-    stages = list(range(len(digits(config.branching))))
     mark = time.monotonic()
     began = saved = logged = validated = run.seconds
     last = None if steps is None else run.step + steps
@@ -317,20 +317,14 @@ def _steps(
         rate, quantise = run.pace()
         drawn = batches.draw()
         count, mask = batches.known(drawn)
-        drawn = drawn[: len(drawn) // len(stages) * len(stages)]
-        image, known, number = (torch.from_numpy(a[: len(drawn)]).to(fabric.device) for a in (drawn, mask, count))
-        run.optimiser.zero_grad(set_to_none=True)
-        bits = bits_of_unknown(run.net, image, known, number, tabs, quantise, stages, fabric.autocast())
-        loss = len(stages) * bits.mean()
-        extra = len(stages) * (bits * (1 - number / drawn[0].size)).mean()
-        (loss + config.cross_entropy * extra).backward()
+        loss = _gradients(run, fabric, pool, [torch.from_numpy(a) for a in (drawn, mask, count)], tabs, quantise)
         now = time.monotonic()
         seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
         mark = now
-        seconds, value, samples = average_gradients(fabric, run.net, (seconds, float(loss), len(drawn)))
+        seconds, loss, samples = average_gradients(fabric, run.net, (seconds, loss, len(drawn)))
         torch.nn.utils.clip_grad_norm_(run.net.parameters(), 1.0)
         run.advance(seconds, round(samples * fabric.world_size))
-        losses.append(value)
+        losses.append(loss)
         stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
         if not fabric.is_global_zero:
             continue
@@ -345,6 +339,35 @@ def _steps(
             validated = run.seconds
 
 
+def _gradients(
+    run: Run, fabric: Fabric, pool: ThreadPoolExecutor, batch: list[Tensor], tabs: inputs.Tables, quantise: bool
+) -> float:  # fmt: skip
+    """Leave this process's gradients of a step in the network; returns the loss in bits per sub-pixel.
+
+    batch: images, which sub-pixels are known, and how many. The pool's threads share it, and none waits inside an
+    operation.
+    """
+    config: ArdmConfig = run.config
+    stages = list(range(len(digits(config.branching))))
+    parameters = list(run.net.parameters())
+    size = batch[0][0].numel()
+    shares = max(1, min(pool._max_workers, config.batch // len(stages)))
+    each = config.batch // shares // len(stages) * len(stages)
+
+    def work(index: int) -> tuple[float, tuple[Tensor, ...]]:
+        image, known, count = (t[index * each : (index + 1) * each].to(fabric.device) for t in batch)
+        bits = bits_of_unknown(run.net, image, known, count, tabs, quantise, stages, fabric.autocast())
+        loss = len(stages) * bits.mean() / shares
+        extra = len(stages) * (bits * (1 - count / size)).mean() / shares
+        gradients = torch.autograd.grad(loss + config.cross_entropy * extra, parameters)
+        return float(loss.detach()), gradients
+
+    results = list(pool.map(work, range(shares)))
+    for parameter, *gradients in zip(parameters, *(found for _, found in results), strict=True):
+        parameter.grad = torch.stack(gradients).sum(0)
+    return sum(loss for loss, _ in results)
+
+
 def precision(config: ArdmConfig) -> str:
     """``bf16-mixed`` on a processor whose convolutions are faster so, else ``32-true``."""
     if config.precision != "auto":
@@ -355,7 +378,7 @@ def precision(config: ArdmConfig) -> str:
     x, row = torch.randn(4, SIDE, SIDE, inputs.INPUTS), torch.zeros(4, dtype=torch.int64)
     seconds = {}
     for mixed in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with gradient_threads(1), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             times = []
             for _ in range(4):
                 begun = time.perf_counter()

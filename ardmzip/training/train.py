@@ -354,7 +354,7 @@ def faster_precision(config: TrainConfig) -> str:
         return "32-true"
     expert, x = Expert(160, config.hidden, config.components), torch.randn(config.batch[0], 160)
     seconds = {}
-    with _gradient_threads(1):
+    with gradient_threads(1):
         for mixed in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 times = []
@@ -426,7 +426,7 @@ def _steps(
     last = None if steps is None else run.step + steps
     losses: list[float] = []
     stopping = False
-    with _gradient_threads(run.config.threads) as pool:
+    with gradient_threads(run.config.threads) as pool:
         while not (run.finished or stopping):
             rate, quantise = run.pace()
             loss, count = _gradients(run, fabric, parts, pool, quantise)
@@ -452,7 +452,7 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _gradient_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+def gradient_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of so many threads (0: as many as torch takes), in which torch works on one thread each: experts are
     independent, so each thread trains whole experts and none waits inside an operation."""
     before = torch.get_num_threads()
