@@ -199,7 +199,7 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
         everything["learning.gain"] = learning_gain.astype(np.float32)
     metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
     save_file(everything, path, metadata)
-    _load.cache_clear()
+    forget()
     path.chmod(0o644)  # safetensors writes private files
     return identity
 
@@ -258,6 +258,11 @@ def find(identity: bytes) -> Model:
     raise ModelError(f"the file needs model {identity.hex()}, which is not installed")
 
 
+def forget() -> None:
+    """Read model files again: one has been written."""
+    _load.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path) -> Model:
     metadata = read_metadata(path)
@@ -274,6 +279,10 @@ def _load(path: Path) -> Model:
     if model_id(tensors).hex() != metadata["id"]:
         raise ModelError(f"{path}: damaged model file, its id does not match its contents")
     try:
+        if "kind" in metadata:
+            from ardmzip.ardm import model as random_order
+
+            return random_order.load(metadata, tensors)
         loss = {channels: everything[f"loss.{channels}"] for channels in (1, 3)}
         side_mean, side_std = everything["side.mean"], everything["side.std"]
         check(tensors)

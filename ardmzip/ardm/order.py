@@ -60,7 +60,7 @@ def permutation(seed: int, stage: int, count: int) -> np.ndarray:
     Sub-pixel i has the (i + 1)-th number of SplitMix64, begun with 256 * seed + stage; they are sorted by it.
 
     >>> permutation(1, 0, 8).tolist()
-    [0, 7, 2, 6, 5, 3, 4, 1]
+    [0, 7, 2, 5, 3, 4, 6, 1]
     """
     with np.errstate(over="ignore"):
         states = np.uint64(256 * seed + stage) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -85,7 +85,7 @@ class ArdmConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     #: Images a step and process.
-    batch: int = 32
+    batch: int = 16
     #: Share of the batches that are cut to a random size from 8 to 32 pixels a side.
     smaller: float = 0.15
     #: Weight of the paper's extra term: the cross-entropy of the masked sub-pixels, all steps alike.
@@ -217,7 +217,7 @@ def bits_of_unknown(
         span, finer = after[stage], after[stage + 1]
         value, known = images[part].int(), mask[part]
         low = torch.where(known, value - value % finer, value - value % span).to(torch.uint8)
-        found.append((inputs.inputs(low, known, span, finer, tabs), stage))
+        found.append((inputs.inputs(low, known, span, finer, tabs, torch.float32), stage))
     x = torch.cat([i.x for i, _ in found]).float() / tables.INPUT_ONE
     row = torch.cat([TIMES * stage + TIMES * count[k * per : (k + 1) * per] // size for k, (_, stage) in enumerate(found)])
     with autocast if autocast is not None else torch.autocast(x.device.type, enabled=False):  # type: ignore[attr-defined]
