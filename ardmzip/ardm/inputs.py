@@ -1,10 +1,11 @@
 """What is known of a block -> the network's int8 inputs, and for each sub-pixel a centre and an activity class.
 
 A masked image, as the paper's network sees it, leaves all of interpolation to the network. Here every sub-pixel comes
-with a guess: the mean of what is known of its channel, weighted by distance, plus most of what the other channels at
-the same pixel deviate from theirs. Differences are measured from it and from a smoother mean, in units of how far the
-guesses err nearby. All is exact: float64 products of integers whose sums stay below 2**53, and integers
-(docs/FORMAT.md, "Random order").
+with a guess: first the mean of what is known of its channel, weighted by distance, plus most of what the other channels
+at the same pixel deviate from theirs; then some rounds in which every guess moves towards what its neighbours, and the
+other channels' differences from theirs, say of it. Differences are measured from the guess and from a smoother mean, in
+units of how far the first guesses err nearby. All is exact: float64 products of integers whose sums stay below 2**53,
+and integers (docs/FORMAT.md, "Random order").
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PRIOR = 1
 _GRAY, _ACTIVITY = 255 * tables.UNIT // 2, 64 * 16
 #: Of the mean deviation of the other channels, in eighths.
 _SHARED = 7
+#: Rounds of ``relaxed``.
+ROUNDS = 16
 #: Bits of the weight of the nearest pixels.
 NEAR_BITS, WIDE_BITS = 20, 16
 #: A density is the number of bits of a sum of weights, and three more.
@@ -100,49 +103,72 @@ def inputs(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables, kind:
         return sums.reshape(planes.shape).long()
 
     # twice the middle of the possible values
-    twice = 2 * low.long() + torch.where(mask, finer - 1, span - 1)
-    trust = mask.long() if span == 256 else 1 + mask.long()
+    twice = 2 * low.int() + torch.where(mask, finer - 1, span - 1)
+    trust = mask.int() if span == 256 else 1 + mask.int()
     known = trust > 0
     both = torch.stack([trust, trust * twice])
     means = []
-    wide_sum = trust
     for name in ("near", "wide"):
         den, num = around(both, name)
-        means.append((tables.UNIT // 2 * num + PRIOR * _GRAY).div(den + PRIOR, rounding_mode="floor"))
-        wide_sum = den
+        mean = (tables.UNIT // 2 * num + PRIOR * _GRAY).div(den + PRIOR, rounding_mode="floor")
+        means.append(mean.int())
     near, wide = means
     value = tables.UNIT // 2 * twice
     deviation = torch.where(known, value - near, 0)
     others = deviation.sum(1, keepdim=True) - deviation
-    count = known.sum(1, keepdim=True) - known.long()
-    shared = (_SHARED * others).div(8 * count.clamp(min=1), rounding_mode="floor")
-    centre = near + shared
-    error = value - centre
-    size = (error.abs() >> 4).clamp(max=tables.DIFFERENCES - 1)
-    total = wide_sum.sum(1)
-    errors = around((trust * size).sum(1), "wide")
+    count = known.sum(1, keepdim=True) - known.int()
+    first = near + (_SHARED * others).div(8 * count.clamp(min=1), rounding_mode="floor")
+    error = torch.where(known, value - first, 0)
+    errors = around((trust * (error.abs() >> 4).clamp(max=tables.DIFFERENCES - 1)).sum(1), "wide")
+    total = den.sum(1)
     activity = (4 * errors + PRIOR * _ACTIVITY).div(total + PRIOR, rounding_mode="floor")
     cls = t["class_of"][activity.clamp(max=len(t["class_of"]) - 1)]
-    scale = t["class_scale"].long()[cls.long()][:, None]
-    compand = t["compand"][cls.long()[:, None] * tables.DIFFERENCES + size].long()
+    least = tables.UNIT * low.int()
+    most = least + tables.UNIT * torch.where(mask, finer - 1, span - 1)
+    centre, free = relaxed(first.int(), least, most)
+    scale = t["class_scale"][cls.long()][:, None]
+    size = ((value - free).abs() >> 4).clamp(max=tables.DIFFERENCES - 1)
+    compand = t["compand"][cls.long()[:, None] * tables.DIFFERENCES + size].int()
 
     def in_scales(difference: Tensor, parts: int) -> Tensor:
         return (parts * difference).div(scale, rounding_mode="floor").clamp(-127, 127)
 
     def density(sums: Tensor) -> Tensor:
-        return t["density"][(sums >> (WIDE_BITS - 9)).clamp(max=(1 << 12) - 1)].long()
+        return t["density"][(sums >> (WIDE_BITS - 9)).clamp(max=(1 << 12) - 1)].int()
 
     planes = [
-        64 * mask.long(),
+        64 * mask.int(),
         torch.where(known, in_scales(value - wide, 16), 0),
-        in_scales(near - wide, 16),
-        in_scales(shared, 32),
-        torch.where(known, compand * error.sign(), 0),
-        density(wide_sum),
+        in_scales(centre - wide, 16),
+        in_scales(near - centre, 32),
+        torch.where(known, compand * (value - free).sign(), 0),
+        density(den),
         (centre >> 7).clamp(0, 127) - 64,
-        3 * cls.long()[:, None] - 54,
+        3 * cls.int()[:, None] - 54,
         density(total[:, None] >> 1),
-        torch.full_like(total[:, None], 64),
+        torch.full_like(scale, 64),
     ]
     x = torch.cat(planes, 1).to(torch.int8)
-    return Inputs(x.permute(0, 2, 3, 1).contiguous(), centre.int(), cls)
+    return Inputs(x.permute(0, 2, 3, 1).contiguous(), centre, cls)
+
+
+def relaxed(x: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """The guesses int32 [n, 3, height, width] in 1/64 after all rounds, each within what is possible, and what the last
+    round wanted them to be before it moved them."""
+    x = torch.minimum(torch.maximum(x, least), most)
+    wanted = x
+    for _ in range(ROUNDS):
+        vertical = _shifted(x, 2)
+        mean = (3 * (vertical + _shifted(x, 3)) - _shifted(vertical, 3)) >> 3
+        rough = x - mean
+        wanted = mean + ((15 * (rough.sum(1, keepdim=True, dtype=torch.int32) - rough)) >> 5)
+        x = torch.minimum(torch.maximum(x + ((7 * (wanted - x)) >> 4), least), most)
+    return x, wanted
+
+
+def _shifted(x: Tensor, axis: int) -> Tensor:
+    """The sum of both neighbours along an axis; beyond the border there is what is at it."""
+    size = x.shape[axis]
+    before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, size - 1)], axis)
+    after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], axis)
+    return before + after

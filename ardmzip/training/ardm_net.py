@@ -62,7 +62,7 @@ class Network(nn.Module):
             first = torch.zeros(branching)
         else:
             means = torch.linspace(-0.3, 0.3, components)
-            scales = torch.linspace(-2.0, 1.0, components)[torch.arange(components) * 2 % components]
+            scales = torch.linspace(-3.0, 0.5, components)[torch.arange(components) * 2 % components]
             first = torch.cat([torch.zeros(components), means, scales])
         self.head_bias = nn.Parameter(first.repeat(CHANNELS))
 
