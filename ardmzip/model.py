@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,9 @@ FOLDERS = (_PACKAGE / "_models", _PACKAGE.parent / "models")
 @dataclass
 class Model:
     """A loaded model. ``tensors`` holds the integers that decide a file; their hash is the id."""
+
+    #: Whether it codes in a random order (ardm.model.RandomModel), not in that of the lattice.
+    random_order: ClassVar[bool] = False
 
     name: str
     id: bytes

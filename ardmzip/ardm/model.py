@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ _LOSS_MAX = 1 << 20
 @dataclass
 class RandomModel(Model):
     """A loaded model of these; what only lattice models have is empty."""
+
+    random_order: ClassVar[bool] = True
 
     _networks: dict[str, Network] = field(init=False, default_factory=dict, repr=False)
     _calls: dict[tuple[int, int, int], schedule.Calls] = field(init=False, default_factory=dict, repr=False)

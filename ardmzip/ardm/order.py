@@ -18,6 +18,8 @@ CHANNELS = 3
 #: Seeds are below this.
 SEEDS = 1 << 31
 VALUES = 256
+#: How calls are spread (schedule.py), by number.
+SPREADS = ("even", "stage by stage", "best")
 
 
 def digits(branching: int) -> tuple[tuple[int, ...], ...]:
@@ -107,12 +109,12 @@ def _cut(length: int) -> list[tuple[int, int]]:
 @dataclass(frozen=True)
 class RandomOrder:
     """What a file says of it: the seed of the permutations, the number of network calls a block, and how the calls are
-    spread (schedule.KINDS)."""
+    spread (SPREADS)."""
 
     seed: int
     calls: int
     kind: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < SEEDS or self.calls < 1:
-            raise FormatError(f"a random order of seed {self.seed} with {self.calls} network calls")
+        if not 0 <= self.seed < SEEDS or self.calls < 1 or self.kind not in range(len(SPREADS)):
+            raise FormatError(f"a random order of seed {self.seed} with {self.calls} network calls of kind {self.kind}")

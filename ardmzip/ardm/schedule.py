@@ -12,10 +12,9 @@ import numpy as np
 
 from ardmzip.ardm import kernels
 
-#: How calls are spread (a file tells): evenly; the cheapest way within each stage, stages having as many each; and the
+#: How calls are spread, as in order.SPREADS: evenly; the cheapest way within each stage, stages having as many each; and the
 #: cheapest way altogether.
 EVEN, BY_STAGE, BEST = 0, 1, 2
-KINDS = ("even", "by stage", "best")
 #: Network calls unless the user asks for another number: the paper's larger budget.
 DEFAULT_CALLS = 500
 _IMPOSSIBLE = np.int64(1) << 61
@@ -100,7 +99,7 @@ def calls(loss: np.ndarray, count: int, kind: int) -> Calls:
     (((0, 2), (0, 2)), ((0, 1), (0, 1)), ((0, 1, 2), (0,)))
     """
     stages, size = loss.shape
-    if not stages <= count <= stages * size or kind not in range(len(KINDS)):
+    if not stages <= count <= stages * size or kind not in (EVEN, BY_STAGE, BEST):
         raise ValueError(f"{count} calls for {stages} stages of {size} sub-pixels, kind {kind}")
     found = []
     for stage, share in zip(loss, shares(loss, count, kind), strict=True):
