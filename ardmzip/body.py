@@ -166,7 +166,7 @@ class Encoder:
             return other
         planes = to_planes(samples)
         loaded, backend = self.network(planes)
-        order = codec.choose_order(*planes.shape[1:], require(loaded), self.steps)
+        order = codec.choose_order(samples.shape[0], samples.shape[1], require(loaded), self.steps)
         coded = codec.encode(planes, require(loaded), backend, order, progress, self.threads, self.phase)
         return self._smaller(replace(coded, pixel_crc=None), other, len(self.gains or []))
 

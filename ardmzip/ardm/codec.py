@@ -179,7 +179,7 @@ def _intervals(
     planes: np.ndarray, group: Group, walk: Walk, stage: int, progress: Progress | None
 ) -> np.ndarray:  # fmt: skip
     """Start and width of the intervals of a stage: uint32 [2, digits, blocks, size] in the order of coding."""
-    values = np.stack([planes[(slice(None), *block.slices)] for block in group.blocks])
+    values = np.stack([planes[:, block.rows, block.columns] for block in group.blocks])
     order, ends, size = group.orders[stage], group.ends[stage], group.size
     rank = np.empty(size, np.int64)
     rank[order] = np.arange(size)
@@ -210,7 +210,7 @@ def _coded(
     """Start and width of the intervals of sub-pixels, uint32 [2, digits, m], one state after the other, and how many
     there are of each state; arguments as for Walk.evaluate, but values uint8 [n, 3, height, width]. The last of
     ``places`` stands for all states that lack theirs."""
-    places = [*places, *places[-1:] * (len(values) - len(places))]
+    places = [*places, *[places[-1]] * (len(values) - len(places))]
     span, finer = walk.spans[stage], walk.spans[stage + 1]
     known = (rank < start[:, None]).reshape(values.shape)
     low = np.where(known, values - values % finer if finer > 1 else values, values - values % span if span < 256 else 0)
@@ -350,5 +350,5 @@ def _joined(parts: Sequence[Group], low: list[np.ndarray], count: int, height: i
     for group, own in zip(parts, low, strict=True):
         by_image = own.reshape(count, len(group.blocks), *own.shape[1:])
         for i, block in enumerate(group.blocks):
-            planes[(slice(None), slice(None), *block.slices)] = by_image[:, i]
+            planes[:, :, block.rows, block.columns] = by_image[:, i]
     return planes

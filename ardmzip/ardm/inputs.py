@@ -95,7 +95,7 @@ def inputs(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables, kind:
     has one of ``finer`` values, else one of ``span`` values. Sub-pixels of which all 256 values are possible count as
     unknown. kind: of the products; float32 is for training, which need not be exact.
     """
-    n, _, height, width = low.shape
+    height, width = low.shape[2:]
     t = tabs.tensors
 
     def around(planes: Tensor, name: str) -> Tensor:

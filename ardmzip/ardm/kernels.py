@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 from ardmzip.kernels import _jit as jit
 
 

@@ -34,8 +34,8 @@ class Conv:
     dilation: int
 
     def to(self, device: torch.device) -> Conv:
-        moved = (t.to(device) for t in (self.weight, self.bias, self.shift))
-        return Conv(*moved, self.kernel, self.dilation)
+        weight, bias, shift = (t.to(device) for t in (self.weight, self.bias, self.shift))
+        return Conv(weight, bias, shift, self.kernel, self.dilation)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def digits(
 ) -> Digits:  # fmt: skip
     """Distributions of m sub-pixels of n states: sub-pixel ``place`` int64 [m] (in the order channel, row, column) of
     ``state`` int64 [m], where ``span`` values from ``low`` uint8 [n, 3, height, width] on are possible."""
-    n, height, width, _ = found.x.shape
+    _, height, width, _ = found.x.shape
     pixels = height * width
     h = network.trunk(found.x, row, backend)
     channel, pixel = place // pixels, place % pixels

@@ -65,8 +65,8 @@ def permutation(seed: int, stage: int, count: int) -> np.ndarray:
     [0, 7, 2, 5, 3, 4, 6, 1]
     """
     with np.errstate(over="ignore"):
-        states = np.uint64(256 * seed + stage) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return np.argsort(_mixed(states), kind="stable")
+        numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return np.argsort(_mixed(np.uint64(256 * seed + stage) + numbers), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,12 @@ class Block:
     width: int
 
     @property
-    def slices(self) -> tuple[slice, slice]:
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
 
     @property
     def size(self) -> int:

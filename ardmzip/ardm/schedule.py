@@ -12,8 +12,8 @@ import numpy as np
 
 from ardmzip.ardm import kernels
 
-#: How calls are spread, as in order.SPREADS: evenly; the cheapest way within each stage, stages having as many each; and the
-#: cheapest way altogether.
+#: How calls are spread, as in order.SPREADS: evenly; the cheapest way within each stage, stages having as many each;
+#: and the cheapest way altogether.
 EVEN, BY_STAGE, BEST = 0, 1, 2
 #: Network calls unless the user asks for another number: the paper's larger budget.
 DEFAULT_CALLS = 500

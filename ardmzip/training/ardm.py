@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,7 +207,7 @@ class Batches:
 
 def bits_of_unknown(
     net: Network, images: Tensor, mask: Tensor, count: Tensor, tabs: inputs.Tables, quantise: bool, stages: list[int],
-    autocast: object = None,
+    autocast: AbstractContextManager[Any] | None = None,
 ) -> Tensor:  # fmt: skip
     """The mean bits of the digits that are not known: float [len(images)]. Equal parts of the images are in each of
     ``stages``."""
@@ -219,8 +221,9 @@ def bits_of_unknown(
         low = torch.where(known, value - value % finer, value - value % span).to(torch.uint8)
         found.append((inputs.inputs(low, known, span, finer, tabs, torch.float32), stage))
     x = torch.cat([i.x for i, _ in found]).float() / tables.INPUT_ONE
-    row = torch.cat([TIMES * stage + TIMES * count[k * per : (k + 1) * per] // size for k, (_, stage) in enumerate(found)])
-    with autocast if autocast is not None else torch.autocast(x.device.type, enabled=False):  # type: ignore[attr-defined]
+    stage_rows = torch.tensor(stages, device=count.device).repeat_interleave(per) * TIMES
+    row = stage_rows + TIMES * count[: len(x)] // size
+    with autocast or nullcontext():
         outputs = net(x, row, quantise)
     bits = []
     for k, (i, stage) in enumerate(found):
@@ -252,8 +255,8 @@ def validate(net: Network, images: np.ndarray, quantise: bool, draws: int = 2) -
             count, mask = batches.known(images)
             for first in range(0, len(images), 32):
                 part = slice(first, first + 32)
-                tensors = (torch.from_numpy(a[part]).to(device) for a in (images, mask, count))
-                total += float(bits_of_unknown(net, *tensors, tabs, quantise, [stage]).sum())
+                image, known, number = (torch.from_numpy(a[part]).to(device) for a in (images, mask, count))
+                total += float(bits_of_unknown(net, image, known, number, tabs, quantise, [stage]).sum())
     return total / draws / len(images)
 
 

@@ -102,7 +102,7 @@ def export(run: Run, path: Path, images: int = 24, files: int = 24) -> dict[str,
     config: ArdmConfig = run.config
     net: Network = run.average
     held_out = validation_images(config)
-    validation = {
+    validation: dict[str, Any] = {
         "images": len(held_out),
         "float_bits_per_subpixel": round(validate(net, held_out, False), 4),
         "quantised_bits_per_subpixel": round(validate(net, held_out, True), 4),
@@ -144,6 +144,6 @@ def file_bits(
     """Bits per sub-pixel of real files, header included."""
     total = 0
     for planes in images:
-        order = codec.choose_order(*planes.shape[1:], model, steps, seed=seed)
+        order = codec.choose_order(SIDE, SIDE, model, steps, seed=seed)
         total += 8 * len(pack(codec.encode(planes, model, backend, order)))
     return total / images.size

@@ -173,8 +173,8 @@ class Run:
         """config: a TrainConfig, or that of other models, whose network is ``net``."""
         self.config, self.folder = config, folder
         torch.manual_seed(config.seed)
-        self.net = Network(config.hidden, config.components) if net is None else net
-        self.average = copy.deepcopy(self.net)
+        self.net: Any = Network(config.hidden, config.components) if net is None else net
+        self.average: Any = copy.deepcopy(self.net)
         for p in self.average.parameters():
             p.requires_grad_(False)
         decay = [p for n, p in self.net.named_parameters() if p.ndim == 2]
@@ -326,7 +326,8 @@ def _fabric(config: TrainConfig) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > config.parts or config.parts % world:
         raise ArdmError(f"{config.parts} part(s) cannot be shared by {world} processes: set parts in the configuration")
-    return start_fabric(config.accelerator, faster_precision(config) if config.precision == "auto" else config.precision)
+    precision = faster_precision(config) if config.precision == "auto" else config.precision
+    return start_fabric(config.accelerator, precision)
 
 
 def start_fabric(accelerator: str, precision: str) -> Fabric:
