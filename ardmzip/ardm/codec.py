@@ -330,17 +330,17 @@ def _call(
     span = walk.spans[stage]
     for base in bases:
         edges: list[list[np.ndarray]] = [[] for _ in parts]
-        for (g, _), digits in zip(jobs, found, strict=True):
-            edges[g].append(digits.boundaries(base).cpu().numpy())
+        for (g, _), own in zip(jobs, found, strict=True):
+            edges[g].append(own.boundaries(base).cpu().numpy())
         chosen = choose([np.concatenate(group).reshape(count, -1, base + 1) for group in edges])
         span //= base
         flat = [group.reshape(-1) for group in chosen]
         for g, digit in enumerate(flat):
             low[g].reshape(len(low[g]), -1)[:, places[g]] += (digit * span).astype(np.uint8).reshape(len(low[g]), -1)
         first = [0] * len(parts)
-        for (g, part), digits in zip(jobs, found, strict=True):
+        for (g, part), own in zip(jobs, found, strict=True):
             end = first[g] + (part.stop - part.start) * len(places[g])
-            digits.fix(torch.from_numpy(flat[g][first[g] : end]).to(digits.low.device), base)
+            own.fix(torch.from_numpy(flat[g][first[g] : end]).to(own.low.device), base)
             first[g] = end
 
 

@@ -124,11 +124,10 @@ def check(tensors: Mapping[str, np.ndarray]) -> None:
     width, before = inputs.INPUTS, 0
     for i, (kernel, _) in enumerate(layers.tolist()):
         weight = take(f"conv.{i}.weight", np.int8, (None, kernel * kernel * width), -127, 127)
-        rows = len(tensors[f"conv.{i}.bias"]) if tensors.get(f"conv.{i}.bias", layers).ndim == 2 else 0
-        bias = take(f"conv.{i}.bias", np.int32, (rows, len(weight)), -(2**31), 2**31 - 1)
+        bias = take(f"conv.{i}.bias", np.int32, (None, len(weight)), -(2**31), 2**31 - 1)
         shift = take(f"conv.{i}.shift", np.int32, (len(weight),), 0, 20)
         around = i % 2 == 0 and 0 < i < len(layers) - 1  # the second layer of a block
-        if rows not in (1, times * stages) or (around and len(weight) != before):
+        if len(bias) not in (1, times * stages) or (around and len(weight) != before):
             raise ModelError(f"layer {i} does not fit the others")
         sums = np.abs(weight).sum(1, dtype=np.int64) * _INPUT_MAX + np.abs(bias.astype(np.int64)).max(0)
         if (sums + (_ACTIVATION_MAX << shift.astype(np.int64))).max() + _ROUNDING >= 2**31:
