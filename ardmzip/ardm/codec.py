@@ -118,6 +118,11 @@ class Walk:
             self.network, self.backend, found, row, torch.from_numpy(state).to(device), at, tensor, span
         )
 
+    def middles(self, stage: int, known: int, rank: np.ndarray) -> np.ndarray:
+        """What to add to the least possible values for the middle ones, when so many digits of a stage are known: uint8
+        [size]."""
+        return np.where(rank < known, self.spans[stage + 1] // 2, self.spans[stage] // 2).astype(np.uint8)
+
 
 @contextmanager
 def walking(model: RandomModel, backend: Backend, threads: int | None = None) -> Iterator[Walk]:
@@ -280,8 +285,9 @@ class _Popping:
         return [np.stack(group) for group in zip(*found, strict=True)]
 
 
-#: What is called with the planes uint8 [n, 3, height, width] as far as they are known, and how many calls are done.
-Watch = Callable[[np.ndarray, int], None]
+#: What is called after each network call with the planes uint8 [n, 3, height, width], in which the middle of the
+#: possible values stands for what is not known.
+Watch = Callable[[np.ndarray], None]
 
 
 def generate(
@@ -308,7 +314,11 @@ def generate(
                 if progress:
                     progress(done / order.calls)
                 if watch:
-                    watch(_joined(parts, low, count, height, width), done)
+                    shown = [
+                        own + walk.middles(stage, group.ends[stage][call + 1], rank).reshape(own.shape[1:])
+                        for group, own, rank in zip(parts, low, ranks, strict=True)
+                    ]  # fmt: skip
+                    watch(_joined(parts, shown, count, height, width))
     return _joined(parts, low, count, height, width)
 
 

@@ -18,6 +18,7 @@ from ardmzip.cli.compress import compress
 from ardmzip.cli.decompress import decompress
 from ardmzip.cli.info import info
 from ardmzip.cli.models import models
+from ardmzip.cli.sample import sample
 from ardmzip.cli.schedule import schedule
 from ardmzip.cli.test import test
 from ardmzip.cli.train import train
@@ -117,5 +118,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (compress, decompress, test, info, models, schedule, train, completion):
+for command in (compress, decompress, test, info, models, schedule, sample, train, completion):
     main.add_command(command)
