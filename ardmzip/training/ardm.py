@@ -65,7 +65,7 @@ class ArdmConfig:
     about: str = ""
     #: Photographs that are scaled down and cut to 32x32 pixels; ``photo_share`` of the samples are of these.
     photos: list[str] = field(default_factory=list)
-    photo_share: float = 0.3
+    photo_share: float = 0.15
     #: Shorter sides of the scaled photographs.
     photo_sides: list[int] = field(default_factory=lambda: [48, 160])
     #: Digits of a stage: 256 for the order-agnostic model, which has one stage; 2, 4 or 16 for upscaling.
