@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ardmzip import api, cli, heatmap, network, tables
+from ardmzip import api, cli, heatmap, network
 from ardmzip import model as models
 from ardmzip.ardm import codec, inputs, order, schedule
 from ardmzip.ardm import model as random_order
@@ -21,40 +21,16 @@ from ardmzip.container import Container, pack, unpack
 from ardmzip.errors import FormatError, ImageError, ModelError, OptionError
 from ardmzip.schedule import best_schedule
 
-
-def integers(branching: int, direct: bool, seed: int = 0) -> dict[str, np.ndarray]:
-    """A tiny network with random weights and wide distributions, as the integers of a model."""
-    rng = np.random.default_rng(seed)
-    stages, times, width = len(digits(branching)), 4, 8
-    layers = np.array([(3, 1), (3, 2), (1, 1), (1, 1)], np.int32)
-    tensors = {f"table.{name}": table for name, table in {**tables.build(), **inputs.build()}.items()}
-    before = inputs.INPUTS
-    for i, (kernel, _) in enumerate(layers):
-        rows = times * stages if i < 2 else 1
-        tensors[f"conv.{i}.weight"] = rng.integers(-40, 41, (width, kernel * kernel * before)).astype(np.int8)
-        tensors[f"conv.{i}.bias"] = rng.integers(-900, 900, (rows, width)).astype(np.int32)
-        tensors[f"conv.{i}.shift"] = rng.integers(5, 8, width).astype(np.int32)
-        before = width
-    outputs = branching if direct else 6  # two components
-    tensors["head.weight"] = rng.integers(-60, 60, (3 * outputs, width)).astype(np.int16)
-    bias = np.zeros((3, outputs), np.int32) if direct else np.tile(np.int32([0, 0, 0, 0, 1, 2]) << 15, (3, 1))
-    tensors["head.bias"] = bias.ravel().astype(np.int32)
-    tensors |= {"layers": layers, "form": np.array([branching, direct, times], np.int32)}
-    steps = np.arange(order.CHANNELS * order.SIDE**2)
-    tensors["loss"] = np.stack([400000 - 60 * steps - 9000 * s for s in range(stages)]).astype(np.int32)
-    return tensors
-
-
 KINDS = {"oa": (256, False), "up2": (2, False), "up4": (4, False), "up16": (16, False), "direct4": (4, True)}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, random_integers):
     """Tiny models by name, and their files."""
     folder = tmp_path_factory.mktemp("models")
     found = {}
     for name, (branching, direct) in KINDS.items():
-        random_order.save(folder / f"{name}.safetensors", name, integers(branching, direct), {"seed": 3})
+        random_order.save(folder / f"{name}.safetensors", name, random_integers(branching, direct), {"seed": 3})
         found[name] = random_order.require(models.load(folder / f"{name}.safetensors"))
     return found, folder
 
@@ -325,8 +301,8 @@ def test_orders_that_cannot_be_are_refused():
         ("table.near", lambda a: a[:-1]),
     ],
 )
-def test_models_that_do_not_fit_are_refused(name, change):
-    tensors = integers(256, False)
+def test_models_that_do_not_fit_are_refused(random_integers, name, change):
+    tensors = random_integers(256, False)
     random_order.check(tensors)
     with pytest.raises(ModelError):
         random_order.check(tensors | {name: np.ascontiguousarray(change(tensors[name]))})
