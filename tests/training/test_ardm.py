@@ -67,8 +67,8 @@ def folder(tmp_path_factory):
 def config(folder) -> ArdmConfig:
     return ArdmConfig(
         "tiny", [str(folder / "small")], photos=[str(folder / "photos")], photo_sides=[64, 64], branching=16, width=8,
-        dilations=[1, 2], neck=8, components=2, minutes=0.15, learning_rate=0.05, quantised_share=0.5, batch=8, smaller=0.3, average=0.5,
-        precision="32-true", accelerator="cpu", threads=2,
+        dilations=[1, 2], neck=8, components=2, minutes=0.15, learning_rate=0.05, quantised_share=0.5, batch=8,
+        smaller=0.3, average=0.5, precision="32-true", accelerator="cpu", threads=2,
     )  # fmt: skip
 
 
