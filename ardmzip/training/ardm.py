@@ -27,9 +27,10 @@ from ardmzip.ardm import inputs
 from ardmzip.ardm.order import CHANNELS, SIDE, digits, spans
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
+from ardmzip.training import cifar
 from ardmzip.training.ardm_net import TIMES, Network, code_length, direct_code_length
 from ardmzip.training.data import thumbnail
-from ardmzip.training.images import list_images, split, stream_images, tiles
+from ardmzip.training.images import HELD_OUT, list_images, split, stream_images, tiles
 from ardmzip.training.train import (
     LOG_SECONDS,
     PRECISIONS,
@@ -57,7 +58,8 @@ class ArdmConfig:
     """One training run. Unknown keys in the TOML file are an error."""
 
     name: str
-    #: Images, as for other models (train.TrainConfig); small ones are taken as they are, but not beyond 32x32 pixels.
+    #: Images, as for other models (train.TrainConfig), cut to 32x32 pixels where they are larger; or CIFAR-10 as
+    #: torchvision and Hugging Face store it (cifar.py).
     data: list[str]
     #: Tells these runs from those of lattice models.
     order: str = "random"
@@ -143,7 +145,15 @@ def feature_tables(device: torch.device) -> inputs.Tables:
 
 def _small_images(places: list[str], held_out: bool) -> Iterator[np.ndarray]:
     """Planes uint8 [3, h, w] of images, or of their 32x32 tiles where they are larger."""
-    training, other = split(list_images(places))
+    batches = {place: cifar.batches(place) for place in places}
+    for path in itertools.chain.from_iterable(batches.values()):
+        for number, image in enumerate(cifar.images(path)):
+            if (number % HELD_OUT == 0) == held_out:
+                yield to_planes(image)
+    others = [place for place in places if not batches[place]]
+    if not others:
+        return
+    training, other = split(list_images(others))
     for image in stream_images(other if held_out else training, held_out):
         for tile in tiles(image, SIDE) if max(image.shape[:2]) > SIDE else [image]:
             yield to_planes(np.ascontiguousarray(tile))

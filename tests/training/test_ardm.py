@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from ardmzip import tables
 from ardmzip.ardm import codec, inputs
 from ardmzip.ardm import model as random_order
 from ardmzip.ardm.order import digits, permutation
-from ardmzip.errors import ArdmError
-from ardmzip.training import ardm_export
+from ardmzip.errors import ArdmError, ImageError
+from ardmzip.training import ardm_export, cifar
 from ardmzip.training.ardm import (
     ArdmConfig,
     Batches,
@@ -105,6 +107,38 @@ def test_images_are_split_and_photographs_cut(config):
     assert len(crops) == 4  # one of the two is held out; 64 x 64 pixels are four tiles
     with pytest.raises(ArdmError, match="held out"):
         validation_images(replace(config, data=[str(Path(config.photos[0]) / "0.png")]))
+
+
+def test_cifar_is_read_as_others_store_it(tmp_path, config):
+    pictures = np.stack([picture(32, seed) for seed in range(30)])
+    rows = pictures.transpose(0, 3, 1, 2).reshape(30, -1)
+    python, binary = tmp_path / "cifar-10-batches-py", tmp_path / "bin"
+    python.mkdir()
+    binary.mkdir()
+    (python / "data_batch_1").write_bytes(pickle.dumps({b"data": rows, b"labels": [1] * 30}, protocol=2))
+    (python / "test_batch").write_bytes(b"never looked at")
+    (binary / "data_batch_1.bin").write_bytes(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    for place in (python, binary):
+        assert np.array_equal(np.stack(list(cifar.images(cifar.batches(place)[0]))), pictures)
+    assert len(validation_images(replace(config, data=[str(python)]))) == 2
+    both = validation_images(replace(config, data=[str(python), config.data[0]]))
+    assert len(both) > 2
+    (python / "data_batch_1").write_bytes(pickle.dumps({b"data": Path("x")}))
+    for path, content in ((python / "data_batch_1", None), (binary / "data_batch_1.bin", b"short")):
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(ImageError, match="not a batch"):
+            list(cifar.images(path))
+
+
+def test_cifar_is_read_from_parquet(tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    buffer = io.BytesIO()
+    Image.fromarray(picture(32, 1)).save(buffer, "PNG")
+    table = pyarrow.table({"img": [{"bytes": buffer.getvalue(), "path": None}], "label": [1]})
+    parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    (found,) = cifar.images(cifar.batches(tmp_path)[0])
+    assert np.array_equal(found, picture(32, 1))
 
 
 def test_batches_draw_steps_evenly_and_know_as_many_as_they_say(config):
