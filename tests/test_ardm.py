@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import plain_random
 import pytest
 import torch
 from hypothesis import given, settings
@@ -208,6 +209,20 @@ def test_round_trip_is_the_same_on_all_back_ends_and_threads(tiny, check_codec, 
         files.add(check_codec(push, pop, planes) if product == "auto" else push(planes))
         assert np.array_equal(pop(next(iter(files))), planes)
     assert len(files) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "steps", "kind"),
+    [
+        ("oa", (5, 7), 11, 2), ("oa", (34, 4), 6, 0), ("up4", (6, 5), 19, 2), ("up2", (3, 4), 17, 1),
+        ("direct4", (7, 4), 9, 2),
+    ],
+)  # fmt: skip
+def test_files_are_as_the_format_says(tiny, cpu, name, shape, steps, kind):
+    """A decoder written from docs/FORMAT.md reads them."""
+    model, planes = tiny[0][name], picture(*shape, seed=4)
+    coded = codec.encode(planes, model, cpu, codec.choose_order(*shape, model, steps, kind, seed=99))
+    assert np.array_equal(plain_random.decode(unpack(pack(coded)), model.tensors), planes)
 
 
 @pytest.mark.parametrize("kind", range(len(order.SPREADS)))

@@ -31,8 +31,6 @@ _SHARED = 7
 ROUNDS = 16
 #: Bits of the weight of the nearest pixels.
 NEAR_BITS, WIDE_BITS = 20, 16
-#: A density is the number of bits of a sum of weights, and three more.
-_DENSITY_BITS = 3
 
 #: Like tables.LIMITS: type, length and range.
 LIMITS = {
