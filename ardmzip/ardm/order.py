@@ -95,7 +95,7 @@ class Block:
 def blocks(height: int, width: int) -> list[Block]:
     """The blocks of an image in raster order: as few as are at most SIDE pixels a side, and as alike as can be.
 
-    >>> blocks(1, 70)
+    >>> blocks(1, 70)  # doctest: +NORMALIZE_WHITESPACE
     [Block(top=0, left=0, height=1, width=23), Block(top=0, left=23, height=1, width=23),
      Block(top=0, left=46, height=1, width=24)]
     """
