@@ -151,6 +151,20 @@ def test_inputs_are_the_same_beside_other_states_and_in_any_exact_arithmetic(tin
     assert torch.equal(together.centre[4][known], (64 * low[4].int())[known])
 
 
+@pytest.mark.parametrize(("span", "finer"), [(256, 1), (256, 64), (64, 16), (4, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (32, 31)])
+def test_kernels_give_the_same_inputs(tiny, span, finer, shape):
+    tabs = tiny[0]["oa"].network(network.backend("cpu")).tables
+    rng = np.random.default_rng(3)
+    values = torch.from_numpy(rng.integers(0, 256, (4, 3, *shape)).astype(np.uint8))
+    mask = torch.from_numpy(rng.random(values.shape) < np.array([0, 0.1, 0.6, 1])[:, None, None, None])
+    low = torch.where(mask, values // finer * finer, values.int() // span * span).to(torch.uint8)
+    one, two = (make(low, mask, span, finer, tabs) for make in (inputs.inputs, inputs.inputs_by_kernels))
+    for a, b in ((one.x, two.x), (one.centre, two.centre), (one.cls, two.cls)):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
 def test_sums_of_weights_are_exact():
     found = inputs.build()
     for name in ("near", "wide"):

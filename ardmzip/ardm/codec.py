@@ -18,7 +18,7 @@ import torch
 
 from ardmzip import rans
 from ardmzip.ardm import network, schedule
-from ardmzip.ardm.inputs import inputs
+from ardmzip.ardm.inputs import inputs, inputs_by_kernels
 from ardmzip.ardm.model import RandomModel
 from ardmzip.ardm.network import Digits
 from ardmzip.ardm.order import CHANNELS, Block, RandomOrder, blocks, digits, permutation, spans
@@ -110,7 +110,8 @@ class Walk:
         span, finer = self.spans[stage], self.spans[stage + 1]
         mask = (rank < start[:, None]).reshape(low.shape)
         tensor, times = torch.from_numpy(low).to(device), self.network.times
-        found = inputs(tensor, torch.from_numpy(mask).to(device), span, finer, self.network.tables)
+        make = inputs_by_kernels if self.backend.numba else inputs
+        found = make(tensor, torch.from_numpy(mask).to(device), span, finer, self.network.tables)
         row = torch.from_numpy(times * stage + times * start // rank.size).to(device)
         state = np.repeat(np.arange(len(low)), [len(own) for own in places])
         at = torch.from_numpy(np.concatenate(places)).to(device)

@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from ardmzip import tables
-from ardmzip.ardm.order import CHANNELS, SIDE
+from ardmzip.ardm.order import CHANNELS, SIDE, VALUES
 
 #: Inputs a pixel: seven for each channel and three for all.
 INPUTS = 7 * CHANNELS + 3
 #: Weight of what is assumed where nothing is known: medium gray, and an activity of 64 grey levels.
 PRIOR = 1
-_GRAY, _ACTIVITY = 255 * tables.UNIT // 2, 64 * 16
+GRAY, ACTIVITY = 255 * tables.UNIT // 2, 64 * 16
 #: Of the mean deviation of the other channels, in eighths.
-_SHARED = 7
+SHARED = 7
+#: Entries of table density.
+DENSITIES = 1 << 12
 #: Rounds of ``relaxed``.
 ROUNDS = 16
 #: Bits of the weight of the nearest pixels.
@@ -36,7 +38,7 @@ NEAR_BITS, WIDE_BITS = 20, 16
 LIMITS = {
     "near": (np.int32, SIDE * SIDE, 0, 1 << NEAR_BITS),
     "wide": (np.int32, SIDE * SIDE, 0, 1 << WIDE_BITS),
-    "density": (np.int8, 1 << 12, -128, 127),
+    "density": (np.int8, DENSITIES, -128, 127),
 }
 
 
@@ -101,28 +103,29 @@ def inputs(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables, kind:
         return sums.reshape(planes.shape).long()
 
     # twice the middle of the possible values
-    twice = 2 * low.int() + torch.where(mask, finer - 1, span - 1)
-    trust = mask.int() if span == 256 else 1 + mask.int()
+    left = torch.where(mask, finer - 1, span - 1).int()
+    twice = 2 * low.int() + left
+    trust = mask.int() if span == VALUES else 1 + mask.int()
     known = trust > 0
     both = torch.stack([trust, trust * twice])
     means = []
     for name in ("near", "wide"):
         den, num = around(both, name)
-        mean = (tables.UNIT // 2 * num + PRIOR * _GRAY).div(den + PRIOR, rounding_mode="floor")
+        mean = (tables.UNIT // 2 * num + PRIOR * GRAY).div(den + PRIOR, rounding_mode="floor")
         means.append(mean.int())
     near, wide = means
     value = tables.UNIT // 2 * twice
     deviation = torch.where(known, value - near, 0)
     others = deviation.sum(1, keepdim=True) - deviation
     count = known.sum(1, keepdim=True) - known.int()
-    first = near + (_SHARED * others).div(8 * count.clamp(min=1), rounding_mode="floor")
+    first = near + (SHARED * others).div(8 * count.clamp(min=1), rounding_mode="floor")
     error = torch.where(known, value - first, 0)
     errors = around((trust * (error.abs() >> 4).clamp(max=tables.DIFFERENCES - 1)).sum(1), "wide")
     total = den.sum(1)
-    activity = (4 * errors + PRIOR * _ACTIVITY).div(total + PRIOR, rounding_mode="floor")
+    activity = (4 * errors + PRIOR * ACTIVITY).div(total + PRIOR, rounding_mode="floor")
     cls = t["class_of"][activity.clamp(max=len(t["class_of"]) - 1)]
     least = tables.UNIT * low.int()
-    most = least + tables.UNIT * torch.where(mask, finer - 1, span - 1)
+    most = least + tables.UNIT * left
     centre, free = relaxed(first.int(), least, most)
     scale = t["class_scale"][cls.long()][:, None]
     size = ((value - free).abs() >> 4).clamp(max=tables.DIFFERENCES - 1)
@@ -132,7 +135,7 @@ def inputs(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables, kind:
         return (parts * difference).div(scale, rounding_mode="floor").clamp(-127, 127)
 
     def density(sums: Tensor) -> Tensor:
-        return t["density"][(sums >> (WIDE_BITS - 9)).clamp(max=(1 << 12) - 1)].int()
+        return t["density"][(sums >> (WIDE_BITS - 9)).clamp(max=DENSITIES - 1)].int()
 
     planes = [
         64 * mask.int(),
@@ -148,6 +151,37 @@ def inputs(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables, kind:
     ]
     x = torch.cat(planes, 1).to(torch.int8)
     return Inputs(x.permute(0, 2, 3, 1).contiguous(), centre, cls)
+
+
+def inputs_by_kernels(low: Tensor, mask: Tensor, span: int, finer: int, tabs: Tables) -> Inputs:
+    """The same by numba kernels, on the CPU."""
+    from ardmzip.ardm import kernels
+
+    n, _, height, width = low.shape
+    pixels = height * width
+    flat, known = low.reshape(n, CHANNELS, pixels), mask.reshape(n, CHANNELS, pixels)
+    trust = known.double() if span == VALUES else 1.0 + known.double()
+    both = torch.stack([trust, trust * (2 * flat.double() + torch.where(known, finer - 1, span - 1))])
+    near_sums, wide_sums = (
+        (both.reshape(-1, pixels) @ tabs.weights(name, height, width, torch.float64)).reshape(both.shape).numpy()
+        for name in ("near", "wide")
+    )
+    near, wide, value, first, den = np.empty((5, n, CHANNELS, pixels), np.int32)
+    errors = torch.empty((n, pixels), dtype=torch.float64)
+    kernels.first_guesses(
+        flat.numpy(), known.numpy(), span, finer, near_sums, wide_sums, near, wide, value, first, den, errors.numpy()
+    )
+    errors = errors @ tabs.weights("wide", height, width, torch.float64)
+    x = torch.empty((n, height, width, INPUTS), dtype=torch.int8)
+    centre = torch.empty(low.shape, dtype=torch.int32)
+    cls = torch.empty((n, height, width), dtype=torch.uint8)
+    square = [a.reshape(low.shape) for a in (near, wide, value, first, den)]
+    t = {name: tabs.tensors[name].numpy() for name in ("class_of", "class_scale", "compand", "density")}
+    kernels.network_inputs(
+        low.numpy(), mask.numpy(), span, finer, *square, errors.numpy().reshape(n, height, width), t["class_of"],
+        t["class_scale"], t["compand"], t["density"], x.numpy(), centre.numpy(), cls.numpy(),
+    )  # fmt: skip
+    return Inputs(x, centre, cls)
 
 
 def relaxed(x: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
