@@ -94,7 +94,7 @@ class ArdmConfig:
     smaller: float = 0.15
     #: Weight of the paper's extra term: the cross-entropy of the masked sub-pixels, all steps alike.
     cross_entropy: float = 0.0
-    #: Weights to start from: the checkpoint of another run, of a network of the same size.
+    #: Weights to start from: the checkpoint of another run, of a network of the same size; stages may be fewer.
     start: str = ""
     #: Weight averaging: decay per step.
     average: float = 0.999
@@ -311,8 +311,20 @@ def resume(config: ArdmConfig, folder: Path) -> Run:
     if run.checkpoint.exists():
         run.load()
     elif config.start:
-        run.start()
+        _start(run)
     return run
+
+
+def _start(run: Run) -> None:
+    """Take the weights that the configuration says to begin with; those of a model with fewer stages have fewer rows of
+    biases, which all stages begin with then."""
+    state = torch.load(run.config.start, weights_only=True)["average"]
+    for name, own in run.net.state_dict().items():
+        found = state[name].float()
+        if found.ndim == 3 and own.shape[1] % found.shape[1] == 0:
+            found = found.repeat(1, own.shape[1] // found.shape[1], 1)
+        own.copy_(found)
+    run.average.load_state_dict(run.net.state_dict())
 
 
 def _steps(

@@ -27,6 +27,7 @@ from ardmzip.training.ardm import (
     feature_tables,
     is_random_order,
     photo_crops,
+    resume,
     train,
     validate,
     validation_images,
@@ -212,6 +213,20 @@ def test_a_run_learns_and_is_exported(run, config, tmp_path):
     coded = codec.encode(planes, loaded, backends.backend(), codec.choose_order(32, 32, loaded, 12))
     assert np.array_equal(codec.decode(coded, loaded, backends.backend()), planes)
     assert card["validation"]["files"]["bits_per_subpixel"] < 8
+
+
+def test_a_run_begins_with_the_weights_of_another(config, tmp_path):
+    whole = replace(config, branching=256)
+    net = whole.network()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+    torch.save({"average": {name: tensor.half() for name, tensor in net.state_dict().items()}}, tmp_path / "start.pt")
+    begun = resume(replace(config, start=str(tmp_path / "start.pt")), tmp_path / "run")
+    found, want = begun.average.state_dict(), net.state_dict()
+    for name, tensor in want.items():
+        rows = 2 if name in ("convs.0.bias", "convs.1.bias", "convs.3.bias") else 1
+        assert torch.equal(found[name], tensor.half().float().repeat(*[1, rows, 1][-tensor.ndim :]))
 
 
 def test_stages_share_a_step_and_losses_add_up(config):
