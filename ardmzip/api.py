@@ -53,7 +53,8 @@ def compress(
             the name of an image file, which gives all 16 bits where Pillow would reduce them to 8.
         model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
             pixels is smallest, or a general coder such as lossless WebP where that is smaller.
-        steps: budget of network calls; None takes as many as give the smallest file.
+        steps: budget of network calls; None takes as many as give the smallest file, but 500 for a model that codes in
+            a random order.
         learn: let the network's last layer learn from the image while coding it; False is faster; None does what the
             model says (Model.learn_by_default). It is not used where it does not pay, which is found out for images of
             less than 2**18 sub-pixels and with ``steps`` or ``batches``.

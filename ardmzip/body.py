@@ -16,7 +16,7 @@ import numpy as np
 
 from ardmzip import stored
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
-from ardmzip.errors import FormatError, OptionError
+from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.image import interleaved, to_planes
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class Encoder:
         self, samples: np.ndarray, depth: int, progress: Progress | None, forced: bool, rival: int | None
     ) -> Container:  # fmt: skip
         """The body of 1 or 3 channels of at most 8 bits."""
+        if self.model is not None and self.model.random_order:
+            return self._at_random(samples, depth, progress, forced)
         gained = len(self.gains or [])
         if forced:
             coded = self._coded(to_planes(samples), progress)
@@ -162,6 +164,26 @@ class Encoder:
         if bound < _HOPELESS_BY_ESTIMATE * estimate and len(quick) < _HOPELESS_BY_SIZE * len(pack_body(coded)):
             quick = min(stored.smallest(samples, depth), quick, key=len)
         return self._smaller(coded, self._stored(samples, quick), gained)
+
+    def _at_random(self, samples: np.ndarray, depth: int, progress: Progress | None, forced: bool) -> Container:
+        """The same for a model that codes in a random order: it is for RGB, and does not learn."""
+        from ardmzip.ardm import codec
+        from ardmzip.ardm.model import require
+
+        assert self.model is not None
+        gray = samples.shape[2] == 1
+        if gray and forced:
+            raise ImageError(f"model {self.model.name} codes RGB images, not gray ones")
+        if self.learn or self.batches is not None:
+            raise OptionError(f"model {self.model.name} codes in a random order and does not learn")
+        other = self._stored(samples, stored.raw(samples, depth) if forced else stored.smallest(samples, depth))
+        if gray:
+            return other
+        planes = to_planes(samples)
+        loaded, backend = self.network(planes)
+        order = codec.choose_order(samples.shape[0], samples.shape[1], require(loaded), self.steps)
+        coded = codec.encode(planes, require(loaded), backend, order, progress, self.threads, self.phase)
+        return self._smaller(replace(coded, pixel_crc=None), other, len(self.gains or []))
 
     def _smaller(self, coded: Container, other: Container, gained: int) -> Container:
         """The smaller of two bodies, the first of equals; the other one throws away what is in ``gains`` from
@@ -290,7 +312,16 @@ class Decoder:
         from ardmzip import codec
 
         unchecked = replace(c, pixel_crc=None)
-        planes = codec.decode(unchecked, *self.load(), progress, level=self.level, threads=self.threads)
+        loaded, backend = self.load()
+        if loaded.random_order:
+            from ardmzip.ardm import codec as random_codec
+            from ardmzip.ardm.model import require
+
+            planes = random_codec.decode(unchecked, require(loaded), backend, progress, self.threads)
+        elif c.random is not None:
+            raise FormatError(f"model {loaded.name} does not code in a random order")
+        else:
+            planes = codec.decode(unchecked, loaded, backend, progress, level=self.level, threads=self.threads)
         if depth < 8 and int(planes.max()) >> depth:
             raise FormatError(f"damaged: a sample has more than {depth} bits")
         return interleaved(planes).reshape(*planes.shape[1:], c.channels)

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from ardmzip import tiling
+from ardmzip.ardm.order import RandomOrder
 from ardmzip.errors import FormatError
 from ardmzip.order import LatticeOrder
 from ardmzip.pixelformat import PixelFormat
@@ -39,11 +40,12 @@ _BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
-_LEVELS, _TILING, _HEAD, _TILE = 0x0B, 0x8B, 0x0D, 0x8C
+_LEVELS, _TILING, _HEAD, _TILE, _RANDOM = 0x0B, 0x8B, 0x0D, 0x8C, 0x8E
 _CHANGES = 0x84
 #: In the order in which they stand in a body.
 _BODY_NAMES = {
-    _SIDE_INFO: "side information", SCHEDULE: "schedule", BATCHES: "batches", STREAM: "stream",
+    _RANDOM: "random order", _SIDE_INFO: "side information", SCHEDULE: "schedule", BATCHES: "batches",
+    STREAM: "stream",
     _STORED: "stored samples", _LOW_BITS: "low bits", _ALPHA: "alpha",
 }  # fmt: skip
 #: The same of a tile, and of a file.
@@ -116,6 +118,8 @@ class Container:
     changes: bytes | None = None
     #: Bytes by which they make the rest of the file smaller.
     saved: int = 0
+    #: The random order, if the model codes in one (ardm); None: the lattice order.
+    random: RandomOrder | None = None
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -155,7 +159,9 @@ class Container:
         """How often the network is called: the calls that code at least one sub-pixel."""
         count = 0
         for part in self.parts:
-            if part.stored is None:
+            if part.random is not None:
+                count += part.random.calls
+            elif part.stored is None:
                 starts, sizes = part.call_starts, part.order.sizes()
                 count += sum(bool(sizes[start:end].any()) for start, end in pairwise((*starts, len(sizes))))
         return count
@@ -277,6 +283,8 @@ def _body_chunks(c: Container) -> list[bytes]:
         parts += _chunk(_STORED, c.stored)
     else:
         atoms = c.order.atom_count
+        if c.random is not None:
+            parts += _chunk(_RANDOM, b"".join(map(varint, (c.random.kind, c.random.seed, c.random.calls))))
         if c.side_info:
             parts += _chunk(_SIDE_INFO, c.side_info)
         if c.calls is not None and len(c.calls) < atoms:
@@ -462,13 +470,15 @@ def _body(
     order = LatticeOrder(height, width, channels, _phase(flags))
     atoms = order.atom_count
     side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()
-    stored, low, alpha = None, None, None
+    stored, low, alpha, random = None, None, None, None
     learning = bool(flags & _FLAG_LEARNING)
     for kind, payload in chunks:
         if kind == _LEVELS:
             if len(payload) != _CRC_BYTES * len(order.cuts):
                 raise FormatError(f"{len(payload)} bytes of level checksums, not {_CRC_BYTES * len(order.cuts)}")
             level_crcs = tuple(np.frombuffer(payload, "<u4").tolist())
+        elif kind == _RANDOM:
+            random = _random_order(Reader(payload))
         elif kind == _SIDE_INFO:
             if not 1 <= len(payload) <= MAX_SIDE_INFO:
                 raise FormatError(f"side information of {len(payload)} bytes, not 1 to {MAX_SIDE_INFO}")
@@ -493,8 +503,11 @@ def _body(
             if not extra:
                 raise FormatError("alpha in an image without it")
             alpha = unpack_body(payload, width, height, 1, False, depth, model_id, _phase(flags))
+    kinds = {kind for kind, _ in chunks}
+    if random is not None and (channels == 1 or learning or kinds & {_LEVELS, _SIDE_INFO, SCHEDULE, BATCHES}):
+        raise FormatError("a random order is for RGB, with nothing that belongs to the lattice order")
     if stored is not None:
-        if segments or side_info or learning or {kind for kind, _ in chunks} & {SCHEDULE, BATCHES}:
+        if segments or learning or kinds & {_RANDOM, _SIDE_INFO, SCHEDULE, BATCHES}:
             raise FormatError("stored samples together with a stream or what belongs to one")
     elif not segments:
         raise FormatError("the file holds no stream")
@@ -506,8 +519,15 @@ def _body(
         raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
         width, height, channels, _phase(flags), model_id, side_info, calls, tuple(segments), pixel_crc, learning,
-        batch_ends, stored, low, alpha, level_crcs=level_crcs,
+        batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
     )  # fmt: skip
+
+
+def _random_order(reader: Reader) -> RandomOrder:
+    kind, seed, calls = reader.varint("kind"), reader.varint("seed"), reader.varint("number of calls")
+    if reader.left():
+        raise FormatError(f"{reader.left()} stray bytes after a random order")
+    return RandomOrder(seed, calls, kind)
 
 
 def _low_bits(
@@ -676,6 +696,9 @@ def _check_body(c: Container) -> None:
         or (low.body is not None and (low.body.channels != c.channels or low.body.low or low.body.alpha))
     ):
         raise ValueError("low bits that cannot be")
+    lattice = c.side_info or c.calls is not None or c.learning or c.level_crcs
+    if c.random is not None and (lattice or c.channels == 1 or c.stored is not None):
+        raise ValueError("a random order is for RGB, with nothing that belongs to the lattice order")
     if c.stored is not None:
         if c.segments or c.side_info or c.calls is not None or c.learning:
             raise ValueError("stored samples have neither a stream nor what belongs to one")

@@ -71,10 +71,13 @@ def bits(c: Container, load: raster.Loader, progress: Progress | None = None) ->
     """Map of a file: its bits by pixel, float64 [height, width], of all parts together.
 
     The file is decoded first. ``load`` gives model and back end. What a general coder has stored counts evenly for the
-    pixels of its body. Raises OptionError for a file without anything that a model has coded, FormatError for damage.
+    pixels of its body. Raises OptionError for a file without anything that a model of the lattice order has coded,
+    FormatError for damage.
     """
     if not c.uses_model:
         raise OptionError("the file was stored by a general coder and has no map of its bits")
+    if any(part.random is not None for part in c.parts):
+        raise OptionError("the file is coded in a random order: there is no map of its bits")
     model, backend = raster.changed(c, load)()
     samples = raster.decode(c, load, None if progress is None else lambda done: progress(done / 2))
     found = np.zeros((c.height, c.width))

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,9 @@ FOLDERS = (_PACKAGE / "_models", _PACKAGE.parent / "models")
 @dataclass
 class Model:
     """A loaded model. ``tensors`` holds the integers that decide a file; their hash is the id."""
+
+    #: Whether it codes in a random order (ardm.model.RandomModel), not in that of the lattice.
+    random_order: ClassVar[bool] = False
 
     name: str
     id: bytes
@@ -204,7 +207,7 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
         everything["learning.gain"] = learning_gain.astype(np.float32)
     metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
     save_file(everything, path, metadata)
-    _load.cache_clear()
+    forget()
     path.chmod(0o644)  # safetensors writes private files
     return identity
 
@@ -272,6 +275,11 @@ def find(identity: bytes) -> Model:
     raise ModelError(f"the file needs model {identity.hex()}, which is not installed")
 
 
+def forget() -> None:
+    """Read model files again: one has been written."""
+    _load.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path) -> Model:
     metadata = read_metadata(path)
@@ -288,6 +296,10 @@ def _load(path: Path) -> Model:
     if model_id(tensors).hex() != metadata["id"]:
         raise ModelError(f"{path}: damaged model file, its id does not match its contents")
     try:
+        if "kind" in metadata:
+            from ardmzip.ardm import model as random_order
+
+            return random_order.load(metadata, tensors)
         loss = {channels: everything[f"loss.{channels}"] for channels in (1, 3)}
         side_mean, side_std = everything["side.mean"], everything["side.std"]
         check(tensors)

@@ -187,7 +187,8 @@ def _check(samples: np.ndarray, crc: int | None) -> None:
 
 def with_checksums(c: Container, samples: np.ndarray) -> Container:
     """With the checksum of its samples, and those of levels if coarse ones can be decoded alone."""
-    cuts = c.order.cuts if c.uses_model else ()
+    lattice = c.uses_model and all(part.random is None for part in c.parts)
+    cuts = c.order.cuts if lattice else ()
     crcs = tuple(checksum(subsampled(samples, c.phase, level + 1)) for level in cuts)
     return replace(c, pixel_crc=checksum(samples), level_crcs=crcs)
 

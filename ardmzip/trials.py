@@ -87,7 +87,8 @@ def encode(
 ) -> Container:  # fmt: skip
     """raster.encode, and then all that an effort tries."""
     trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort.stages))
-    if trials.best.uses_model and described.depth >= 8:
+    lattice = all(part.random is None for part in trials.best.parts)
+    if trials.best.uses_model and lattice and described.depth >= 8:
         _try(trials, effort)
     if progress:
         progress(1.0)

@@ -75,3 +75,35 @@ def level_array() -> Callable:
         return array
 
     return build
+
+
+@pytest.fixture(scope="session")
+def random_integers() -> Callable:
+    """Integers of a tiny model that codes in a random order (ardm/model.py), by branching and parametrisation."""
+    from ardmzip import tables
+    from ardmzip.ardm import inputs, order
+    from ardmzip.ardm.order import digits
+
+    def build(branching: int, direct: bool) -> dict[str, np.ndarray]:
+        """A tiny network with random weights and wide distributions, as the integers of a model."""
+        rng = np.random.default_rng(0)
+        stages, times, width = len(digits(branching)), 4, 8
+        layers = np.array([(3, 1), (3, 2), (1, 1), (1, 1)], np.int32)
+        tensors = {f"table.{name}": table for name, table in {**tables.build(), **inputs.build()}.items()}
+        before = inputs.INPUTS
+        for i, (kernel, _) in enumerate(layers):
+            rows = times * stages if i < 2 else 1
+            tensors[f"conv.{i}.weight"] = rng.integers(-40, 41, (width, kernel * kernel * before)).astype(np.int8)
+            tensors[f"conv.{i}.bias"] = rng.integers(-900, 900, (rows, width)).astype(np.int32)
+            tensors[f"conv.{i}.shift"] = rng.integers(5, 8, width).astype(np.int32)
+            before = width
+        outputs = branching if direct else 6  # two components
+        tensors["head.weight"] = rng.integers(-60, 60, (3 * outputs, width)).astype(np.int16)
+        bias = np.zeros((3, outputs), np.int32) if direct else np.tile(np.int32([0, 0, 0, 0, 1, 2]) << 15, (3, 1))
+        tensors["head.bias"] = bias.ravel().astype(np.int32)
+        tensors |= {"layers": layers, "form": np.array([branching, direct, times], np.int32)}
+        steps = np.arange(order.CHANNELS * order.SIDE**2)
+        tensors["loss"] = np.stack([400000 - 60 * steps - 9000 * s for s in range(stages)]).astype(np.int32)
+        return tensors
+
+    return build

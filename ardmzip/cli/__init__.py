@@ -21,6 +21,7 @@ from ardmzip.cli.decompress import decompress
 from ardmzip.cli.info import info
 from ardmzip.cli.models import models
 from ardmzip.cli.pack import pack
+from ardmzip.cli.sample import sample
 from ardmzip.cli.schedule import schedule
 from ardmzip.cli.test import test
 from ardmzip.cli.train import train
@@ -123,8 +124,8 @@ def main(context: click.Context) -> None:
 
 
 _COMMANDS = (
-    compress, decompress, test, info, pack, list_command, unpack, extract, repair, models, schedule, bench, train,
-    completion,
+    compress, decompress, test, info, pack, list_command, unpack, extract, repair, models, schedule, bench, sample,
+    train, completion,
 )  # fmt: skip
 for command in _COMMANDS:
     main.add_command(command)

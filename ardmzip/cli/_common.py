@@ -214,10 +214,17 @@ def details(c: Container, report: Report, device: str, backend: str, remark: str
     line = f"{image}, coded by {report.coding}"
     if not c.uses_model:
         return line
-    return (
-        f"{line}, model {report.model} ({c.model_id.hex()}), {report.calls} network calls, "
-        f"{head(report.learning)}{remark}, {backend_name(device, backend)}"
-    )
+    how = random_order(c) or head(report.learning) + remark
+    model = f"model {report.model} ({c.model_id.hex()})"
+    return f"{line}, {model}, {report.calls} network calls, {how}, {backend_name(device, backend)}"
+
+
+def random_order(c: Container) -> str:
+    """The random order that a body is coded in, or nothing."""
+    from ardmzip.ardm.order import SPREADS
+
+    found = [part.random for part in c.parts if part.random is not None]
+    return f"random order of seed {found[0].seed}, {SPREADS[found[0].kind]} schedule" if found else ""
 
 
 def kind(channels: int) -> str:

@@ -98,7 +98,8 @@ Suffixes of the images that -r takes:
 @common.model_option
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="S",
-    help="At most S network calls; by default as many as give the smallest file.",
+    help="At most S network calls; by default as many as give the smallest file, or 500 with a model that codes in a "
+    "random order.",
 )  # fmt: skip
 @click.option(
     "--learn/--no-learn", default=None,

@@ -122,6 +122,7 @@ def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict
         "version": data[4],
         "model": None if name == c.model_id.hex() else name,
         "model_id": c.model_id.hex(),
+        "random_order": common.random_order(c) or None,
         "phase": list(c.phase),
         "levels": max(part.order.levels for part in parts),
         "tile": None if c.tile is None else [c.tile[1], c.tile[0]],
@@ -166,7 +167,9 @@ def _lines(v: dict[str, Any]) -> list[str]:
     if v["streams"]:
         rows["model"] = f"{v['model'] or 'not installed'} ({v['model_id']})"
         rows["coding"] = (
-            f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
+            f"{v['calls']} network calls, {v['random_order']}"
+            if v["random_order"]
+            else f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
             f"{common.head(v['learning'], v['batches'])}"
         )
     if v["changes_bytes"]:

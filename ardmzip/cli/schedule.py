@@ -146,6 +146,8 @@ def _problem(model: str, width: int, height: int, channels: int) -> Problem:
     from ardmzip.schedule import loss_for_order
 
     loaded = models.load(model)
+    if loaded.random_order:
+        raise ModelError(f"model {loaded.name} codes in a random order; this command is for the lattice order")
     if channels not in loaded.loss:
         raise ModelError(f"model {loaded.name} has no losses for {common.kind(channels)} images")
     order = LatticeOrder(height, width, channels)

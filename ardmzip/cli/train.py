@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,16 +41,19 @@ def train(config: str, out: str | None, stop_after: float | None) -> int:
 def _train(config: Path, out: str | None, stop_after: float | None) -> None:
     config.read_bytes()  # a wrong name is found before torch is imported
     try:
-        from ardmzip.training.export import export
-        from ardmzip.training.train import TrainConfig
-        from ardmzip.training.train import train as run
+        from ardmzip.training import ardm, ardm_export, export, train
 
-        settings = TrainConfig.load(config)
+        if ardm.is_random_order(config):
+            settings: Any = ardm.ArdmConfig.load(config)
+            run: Any = ardm.train
+            finish: Any = ardm_export.export
+        else:
+            settings, run, finish = train.TrainConfig.load(config), train.train, export.export
         folder = Path(out) if out else Path("runs") / settings.name
         trained = run(settings, folder, stop_after)
         if trained.finished and int(os.environ.get("RANK", 0)) == 0:
             path = folder / f"{settings.name}.safetensors"
-            card = export(trained, path)
+            card = finish(trained, path)
             click.echo(f"{path}: {json.dumps(card['validation'])}", err=True)
     except ModuleNotFoundError as error:
         raise ArdmError(f"training needs {error.name}: pip install 'ardmzip[train]'") from error

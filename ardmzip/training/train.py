@@ -175,11 +175,12 @@ COLUMNS = ("step", "minutes", "samples", "loss", "rate", "validation", "quantise
 class Run:
     """State of a training run: everything a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, folder: Path):
+    def __init__(self, config: Any, folder: Path, net: Any = None):
+        """config: a TrainConfig, or that of other models, whose network is ``net``."""
         self.config, self.folder = config, folder
         torch.manual_seed(config.seed)
-        self.net = Network(config.hidden, config.components)
-        self.average = copy.deepcopy(self.net)
+        self.net: Any = Network(config.hidden, config.components) if net is None else net
+        self.average: Any = copy.deepcopy(self.net)
         for p in self.average.parameters():
             p.requires_grad_(False)
         decay = [p for n, p in self.net.named_parameters() if p.ndim == 2]
@@ -340,10 +341,15 @@ def _fabric(config: TrainConfig) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > config.parts or config.parts % world:
         raise ArdmError(f"{config.parts} part(s) cannot be shared by {world} processes: set parts in the configuration")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     precision = faster_precision(config) if config.precision == "auto" else config.precision
+    return start_fabric(config.accelerator, precision)
+
+
+def start_fabric(accelerator: str, precision: str) -> Fabric:
+    """The same, whatever is trained."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
-        accelerator=config.accelerator, devices=local, num_nodes=world // local, precision=precision,  # type: ignore[arg-type]
+        accelerator=accelerator, devices=local, num_nodes=world // local, precision=precision,  # type: ignore[arg-type]
         strategy="ddp" if world > 1 else "auto",
     )  # fmt: skip
     fabric.launch()
@@ -364,7 +370,7 @@ def faster_precision(config: TrainConfig) -> str:
         return "32-true"
     expert, x = Expert(160, config.hidden, config.components), torch.randn(config.batch[0], 160)
     seconds = {}
-    with _gradient_threads(1):
+    with gradient_threads(1):
         for mixed in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 times = []
@@ -376,7 +382,7 @@ def faster_precision(config: TrainConfig) -> str:
     return "bf16-mixed" if seconds[True] < seconds[False] else "32-true"
 
 
-def _tensorboard(folder: Path) -> TensorBoardLogger | None:
+def tensorboard(folder: Path) -> TensorBoardLogger | None:
     """A writer of TensorBoard's files, where that is installed."""
     try:
         return TensorBoardLogger(folder, name="tensorboard", version="")
@@ -412,7 +418,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
     run.to(device)
     if main:
-        run.tensorboard = _tensorboard(folder)
+        run.tensorboard = tensorboard(folder)
         run.log(event="start", config=asdict(config), training=len(training), held_out=len(held_out))
     try:
         _steps(run, fabric, parts, validation, stop_after, steps)
@@ -438,7 +444,7 @@ def _steps(
     last = None if steps is None else run.step + steps
     losses: list[float] = []
     stopping = False
-    with _gradient_threads(run.config.threads) as pool:
+    with gradient_threads(run.config.threads) as pool:
         while not (run.finished or stopping):
             rate, quantise = run.pace()
             loss, count = _gradients(run, fabric, parts, pool, quantise)
@@ -446,7 +452,7 @@ def _steps(
             seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
             mark = now
             # all processes must agree on the time as well
-            seconds, loss, count = _mean(fabric, run.net, (seconds, loss, count))
+            seconds, loss, count = average_gradients(fabric, run.net, (seconds, loss, count))
             run.advance(seconds, round(count * fabric.world_size))
             losses.append(loss)
             stopping = run.step == last or (stop_after is not None and run.seconds - began > stop_after * 60)
@@ -464,7 +470,7 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _gradient_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+def gradient_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of so many threads (0: as many as torch takes), in which torch works on one thread each: experts are
     independent, so each thread trains whole experts and none waits inside an operation."""
     before = torch.get_num_threads()
@@ -501,7 +507,7 @@ def _gradients(
     return sum(bits * share(expert) for expert, (bits, _) in enumerate(results)), float(drawn.sum())
 
 
-def _mean(fabric: Fabric, net: Network, numbers: tuple[float, ...]) -> list[float]:
+def average_gradients(fabric: Fabric, net: torch.nn.Module, numbers: tuple[float, ...]) -> list[float]:
     """Average the gradients of a network over all processes, and some numbers, which are returned."""
     if fabric.world_size == 1:
         return list(numbers)
