@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_images import made
 
-from ardmzip import formats
 from ardmzip.archive import format as layout
 from ardmzip.archive import packing
 from ardmzip.archive.writer import Writer
@@ -20,18 +19,6 @@ from ardmzip.sources import Item
 def small_blocks(monkeypatch) -> None:
     """Blocks of 8 images, so that small archives have several."""
     monkeypatch.setattr(layout, "BLOCK_IMAGES", 8)
-
-
-def picture(i: int) -> formats.Picture:
-    return formats.from_array(np.random.default_rng(i).integers(0, 256, (4, 3, 3), dtype=np.uint8))
-
-
-def made(count: int, **changed: Callable) -> Iterator[Item]:
-    """Items, of which one in five is the same as another; ``changed``: other ways to read images, by name."""
-    for i in range(count):
-        name = f"{'a' if i < 20 else 'b'}/{i:03}.png"
-        label, metadata = ("ab"[i % 2], {"number": i}) if i % 3 else (None, None)
-        yield Item(name, label, metadata, changed.get(name, lambda i=i: picture(i - 3 if i % 5 == 4 else i)))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from conftest import made
+from tiny_images import made
 
 torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402

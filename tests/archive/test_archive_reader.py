@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import made
+from tiny_images import made
 
 import ardmzip
 from ardmzip import Archive

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import made, picture
+from tiny_images import made, picture
 
 import ardmzip
 from ardmzip import Archive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import made, picture
+from tiny_images import made, picture
 
 from ardmzip import Archive, formats
 from ardmzip.archive import packing
