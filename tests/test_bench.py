@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ardmzip import model
-from bench import bench, cifar, codecs, images, measure, memory, report
+from bench import bench, cifar, codecs, effort, images, measure, memory, report
 
 
 def picture(height: int = 23, width: int = 37, gray: bool = False) -> np.ndarray:
@@ -28,7 +28,7 @@ def adapter(name: str) -> codecs.Codec:
 
 
 @pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
-@pytest.mark.parametrize("name", codecs.LABELS)
+@pytest.mark.parametrize("name", codecs.LABELS | codecs.EFFORTS)
 def test_every_codec_gives_the_pixels_back(name, gray):
     codec, pixels = adapter(name), picture(gray=gray)
     data = codec.encode(pixels)
@@ -230,3 +230,16 @@ def test_the_mosaic_of_the_memory_test():
     assert np.array_equal(mosaic[:5, :4], a)
     assert np.array_equal(mosaic[:5, 4:8], a[:, ::-1])
     assert np.array_equal(mosaic[5:8, :9], b)
+
+
+def test_the_bench_of_efforts(tmp_path, monkeypatch):
+    monkeypatch.setattr(effort, "limit_threads", lambda threads: None)  # of this process
+    folder = tmp_path / "few"
+    folder.mkdir()
+    Image.fromarray(picture()).save(folder / "a.png")
+    arguments = [str(folder), "--out", str(tmp_path), "--codecs", "ardmzip-e0", "ardmzip-e9"]
+    assert effort.main(arguments) == 0
+    results = json.loads((tmp_path / "effort-few.json").read_text())["codecs"]
+    assert results["ardmzip-e9"]["bytes"] <= results["ardmzip-e0"]["bytes"]
+    assert "| ardmzip --effort 9 |" in (tmp_path / "effort-few.md").read_text()
+    assert effort.main([str(tmp_path / "missing")]) == 2
