@@ -17,11 +17,6 @@ class Effort:
     samples: int = 0
     passes: int = 0
 
-    @property
-    def stages(self) -> int:
-        """How often the image is coded at most, and fitted to."""
-        return 1 + bool(self.phases) + len(self.paces) + 2 * bool(self.passes)
-
 
 #: By number.
 EFFORTS = (

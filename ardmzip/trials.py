@@ -86,7 +86,7 @@ def encode(
     progress: Progress | None = None, forced: bool = False,
 ) -> Container:  # fmt: skip
     """raster.encode, and then all that an effort tries."""
-    trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort.stages))
+    trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     if trials.best.uses_model and described.depth >= 8:
         _try(trials, effort)
     if progress:
@@ -102,6 +102,8 @@ def _try(trials: _Trials, effort: Effort) -> None:
         phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
         if phase != trials.phase:
             trials.attempt(phase, trials.changes)
+        else:
+            next(trials.progress)
     if not any(part.learning for part in trials.best.parts):
         return
     for pace in effort.paces:
@@ -120,7 +122,10 @@ def _try(trials: _Trials, effort: Effort) -> None:
             trials.attempt(trials.phase, replace(found, pace=trials.changes.pace))
 
 
-def _shares(progress: Progress | None, stages: int) -> Iterator[Progress | None]:
-    """The progress of each of some stages."""
-    for stage in range(stages):
-        yield share_of(progress, stage / stages, (stage + 1) / stages)
+def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | None]:
+    """The progress of each stage. Another phase is seldom coded in: it counts little."""
+    stages = [1.0] + [0.2] * bool(effort.phases) + [1.0] * (len(effort.paces) + 2 * bool(effort.passes))
+    done = 0.0
+    for stage in stages:
+        yield share_of(progress, done / sum(stages), (done + stage) / sum(stages))
+        done += stage
