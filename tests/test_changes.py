@@ -279,7 +279,7 @@ def test_samples_are_coded_as_the_codec_does_it(photo, cpu):
     found = 0.0
     for expert in range(9):
         assert len(samples[expert]) == samples[expert].pixels == 30 * 36
-        coding = fitting._Coding(photo, cpu, expert, samples[expert])
+        coding = fitting.Coding(photo, cpu, expert, samples[expert])
         found += sum(bits for bits, _, _ in coding.run(30 * 36))
     assert found == pytest.approx(sum(gain.learned for gain in gains if gain.level == 0), rel=1e-9)
 
@@ -312,7 +312,7 @@ def test_fitting_makes_images_smaller(photo, cpu):
 @pytest.mark.usefixtures("small_samples")
 def test_efforts(photo, monkeypatch):
     """What pays is kept, never more bytes than without; the file decodes, and says what it has saved."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1500, 2)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1500, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples = picture(96, 100)
     plain, fitted = (ardmzip.compress(samples, effort=effort, model="photo") for effort in (0, 1))
@@ -325,7 +325,7 @@ def test_efforts(photo, monkeypatch):
 
 @pytest.mark.usefixtures("small_samples")
 def test_nothing_is_sent_where_nothing_pays(monkeypatch):
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 4000, 1)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 4000, 1)))
     monkeypatch.setattr(efforts, "MOST", 1)
     noise = np.random.default_rng(8).integers(0, 256, (48, 48, 3), np.uint8)
     assert ardmzip.compress(noise, effort=1, model="photo") == ardmzip.compress(noise, effort=0, model="photo")
@@ -335,7 +335,7 @@ def test_nothing_is_sent_where_nothing_pays(monkeypatch):
 
 @pytest.mark.usefixtures("small_samples")
 def test_tiles_share_the_changes(monkeypatch):
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 2)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1000, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples = picture(100, 128)
     file = ardmzip.compress(samples, effort=1, model="photo", tile=64)
@@ -355,7 +355,7 @@ def test_wrong_efforts():
 @pytest.mark.parametrize("kind", ["alpha", "16 bits", "palette"])
 def test_efforts_of_other_formats(monkeypatch, kind):
     """The changes are those of all bodies; palettes and what general coders store are left alone."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 1)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1000, 1)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples: np.ndarray | Image.Image = picture(64, 80, 3)
     if kind == "alpha":
