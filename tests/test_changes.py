@@ -24,6 +24,7 @@ from ardmzip.fitting import fit as fitting
 from ardmzip.fitting.backward import Trunk
 from ardmzip.fitting.fit import Budget, fit
 from ardmzip.fitting.samples import collect
+from ardmzip.fitting.side import fit_side
 from ardmzip.image import to_planes
 from ardmzip.learning import HALVES_MAX
 
@@ -312,7 +313,7 @@ def test_fitting_makes_images_smaller(photo, cpu):
 @pytest.mark.usefixtures("small_samples")
 def test_efforts(photo, monkeypatch):
     """What pays is kept, never more bytes than without; the file decodes, and says what it has saved."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1500, 2)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 0, 0, (32,), 1500, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples = picture(96, 100)
     plain, fitted = (ardmzip.compress(samples, effort=effort, model="photo") for effort in (0, 1))
@@ -321,6 +322,25 @@ def test_efforts(photo, monkeypatch):
     assert found.changes is not None
     assert abs(len(plain) - found.saved + len(found.changes) - len(fitted)) <= 6
     np.testing.assert_array_equal(ardmzip.decompress_array(fitted), samples)
+
+
+def test_side_information_is_fitted(photo, cpu, monkeypatch):
+    """It makes the file smaller, is the same on any number of threads, and no image gets it that carries none."""
+    samples = picture(96, 100)
+    planes = to_planes(samples)
+    side = fit_side([planes], photo, 500, 4, phase=(0, 0), threads=1)
+    assert side is not None
+    assert side.dtype == np.int8
+    np.testing.assert_array_equal(fit_side([planes], photo, 500, 4, phase=(0, 0), threads=2), side)
+    assert fit_side([planes, planes[:, :50]], photo, 500, 4, phase=(0, 0)) is None
+    measured, fitted = (codec.encode(planes, photo, cpu, phase=(0, 0), side=given) for given in (None, side))
+    assert len(pack(fitted)) < len(pack(measured))
+    assert fitted.side_info == side.tobytes() != measured.side_info
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(0, 500, 4)))
+    monkeypatch.setattr(efforts, "MOST", 1)
+    file = ardmzip.compress(samples, effort=1, model="photo")
+    assert unpack(file).side_info == side.tobytes()
+    np.testing.assert_array_equal(ardmzip.decompress_array(file), samples)
 
 
 @pytest.mark.usefixtures("small_samples")
