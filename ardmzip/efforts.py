@@ -11,7 +11,7 @@ class Effort:
     taking the one that statistics tell. seen, rounds: most pixels of an expert to fit the side information to, and how
     often, 0 for what is measured. paces: of learning heads, in 1/16 of the model's own, as long as each makes a smaller
     file than the one before. samples, passes: most pixels of an expert to fit its biases to, and how often, 0 for
-    leaving them."""
+    leaving them. least: pixels of an image that is worth it: a smaller one would take several times as long."""
 
     phases: int = 0
     seen: int = 0
@@ -19,14 +19,15 @@ class Effort:
     paces: tuple[int, ...] = ()
     samples: int = 0
     passes: int = 0
+    least: int = 0
 
 
 #: By number.
 EFFORTS = (
     Effort(),
-    Effort(512),
-    Effort(1024),
-    Effort(1024, 1024, 5),
+    Effort(512, least=1 << 16),
+    Effort(1024, least=1 << 16),
+    Effort(1024, 1024, 5, least=1 << 18),
     Effort(2048, 4096, 8),
     Effort(4096, 4096, 8, (32,)),
     Effort(4096, 8192, 8, (32,), 50_000, 1),

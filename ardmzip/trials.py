@@ -93,6 +93,9 @@ def encode(
     progress: Progress | None = None, forced: bool = False,
 ) -> Container:  # fmt: skip
     """raster.encode, and then all that an effort tries."""
+    height, width = samples.shape[:2]
+    if height * width < effort.least:
+        effort = Effort()
     trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     if trials.best.uses_model and described.depth >= 8:
         _try(trials, effort)

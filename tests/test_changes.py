@@ -365,6 +365,17 @@ def test_tiles_share_the_changes(monkeypatch):
     np.testing.assert_array_equal(ardmzip.decompress_array(file, region=(70, 3, 20, 30)), samples[3:33, 70:90])
 
 
+def test_small_images_are_left_alone(monkeypatch):
+    """By the default and what is below it."""
+    assert all(efforts.EFFORTS[number].least >= 1 << 16 for number in range(1, efforts.DEFAULT + 1))
+    samples = picture(96, 100)
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 500, 4, least=9600), Effort(64, 500, 4, least=9601)))
+    monkeypatch.setattr(efforts, "MOST", 2)
+    files = [ardmzip.compress(samples, effort=effort, model="photo") for effort in range(3)]
+    assert files[0] == files[2]
+    assert len(files[1]) < len(files[0])
+
+
 def test_wrong_efforts():
     with pytest.raises(OptionError, match="effort must be 0 to 9, not 10"):
         ardmzip.compress(np.zeros((4, 4), np.uint8), effort=10)
