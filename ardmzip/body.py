@@ -63,6 +63,8 @@ class Encoder:
     phase: tuple[int, int] = (0, 0)
     #: Threads to work on; None: as many as torch is set to.
     threads: int | None = None
+    #: Side information of RGB pictures, in place of what is measured.
+    side: np.ndarray | None = None
     _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
 
     def network(self, planes: np.ndarray) -> tuple[Model, Backend]:
@@ -81,9 +83,9 @@ class Encoder:
         forked._loaded = self._loaded
         return forked
 
-    def with_model(self, model: Model) -> Encoder:
-        """One that codes the same with another model, and counts its gains for itself."""
-        forked = replace(self, gains=None if self.gains is None else [])
+    def with_model(self, model: Model, side: np.ndarray | None) -> Encoder:
+        """One that codes the same with another model and side information, and counts its gains for itself."""
+        forked = replace(self, gains=None if self.gains is None else [], side=side)
         forked._loaded = model, self.loaded()[1]
         return forked
 
@@ -200,11 +202,12 @@ class Encoder:
 
         loaded, backend = self.network(planes)
         learn = self._learns(loaded)
+        side = self.side if len(planes) == 3 else None
         doubtful = learn and (planes.size < TRIAL or self.steps is not None or self.batches is not None)
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
             planes, loaded, backend, self.steps, progress, learn=learn, batches=self.batches, gains=found,
-            phase=self.phase, threads=self.threads,
+            phase=self.phase, threads=self.threads, side=side,
         )  # fmt: skip
         if doubtful and found:
             planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
@@ -212,7 +215,7 @@ class Encoder:
                 found = None if self.gains is None else []
                 coded = codec.encode(
                     planes, loaded, backend, self.steps, learn=False, gains=found, phase=self.phase,
-                    threads=self.threads,
+                    threads=self.threads, side=side,
                 )  # fmt: skip
         if self.gains is not None and found:
             self.gains.extend(found)

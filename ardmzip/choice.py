@@ -21,6 +21,8 @@ CANDIDATES = ("photo", "thumb")
 SAMPLE = 512
 #: Finest levels by whose pixels the length of an image is estimated.
 ESTIMATE_LEVELS = 2
+#: Another phase must be better by this share to be worth coding the image in it.
+PHASE_MARGIN = 1e-3
 
 
 def candidates() -> list[Model]:
@@ -71,14 +73,16 @@ def _sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tu
 def best_phase(
     planes: np.ndarray, chosen: Model, backend: Backend, first: tuple[int, int], sample: int
 ) -> tuple[int, int]:
-    """The phase in which ``sample`` pixels of each atom take the fewest bits; ``first`` if others do no better.
+    """The phase in which ``sample`` pixels of each atom take the fewest bits; ``first`` if others are hardly better.
 
     Images that are too small for side information stay as they are.
     """
     if codec.side_information(planes, chosen, first) is None:
         return first
     phases = [first, *(phase for phase in ((0, 0), (0, 1), (1, 0), (1, 1)) if phase != first)]
-    return min(phases, key=lambda phase: estimated_bytes(planes, chosen, backend, phase, sample))
+    sizes = [estimated_bytes(planes, chosen, backend, phase, sample) for phase in phases]
+    best = int(np.argmin(sizes))
+    return phases[best] if sizes[best] < (1 - PHASE_MARGIN) * sizes[0] else first
 
 
 def estimated_bytes(

@@ -362,7 +362,7 @@ def _carries_side_information(planes: np.ndarray) -> bool:
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
-           threads: int | None = None) -> Container:  # fmt: skip
+           threads: int | None = None, side: np.ndarray | None = None) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
@@ -370,13 +370,15 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
     how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes the code lengths
     and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
-    suits the image. threads: None: as many as torch is set to.
+    suits the image. threads: None: as many as torch is set to. side: side information int8 [SIDE] in place of what is
+    measured, where the image carries any.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
     phase = lattice_phase(planes) if phase is None else phase
-    side = side_information(planes, model, phase)
+    measured = side_information(planes, model, phase)
+    side = measured if measured is None or side is None else side
     order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:

@@ -8,33 +8,32 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Effort:
     """What is tried for an image. phases: pixels of each atom by which the phases of the lattice are compared, 0 for
-    taking the one that statistics tell. paces: of learning heads, in 1/16 of the model's own, as long as each makes a
-    smaller file than the one before. samples, passes: most pixels of an expert to fit it to, and how often to go
-    through them, 0 for no fitting."""
+    taking the one that statistics tell. seen, rounds: most pixels of an expert to fit the side information to, and how
+    often, 0 for what is measured. paces: of learning heads, in 1/16 of the model's own, as long as each makes a smaller
+    file than the one before. samples, passes: most pixels of an expert to fit its biases to, and how often, 0 for
+    leaving them. least: pixels of an image that is worth it: a smaller one would take several times as long."""
 
     phases: int = 0
+    seen: int = 0
+    rounds: int = 0
     paces: tuple[int, ...] = ()
     samples: int = 0
     passes: int = 0
-
-    @property
-    def stages(self) -> int:
-        """How often the image is coded at most, and fitted to."""
-        return 1 + bool(self.phases) + len(self.paces) + 2 * bool(self.passes)
+    least: int = 0
 
 
 #: By number.
 EFFORTS = (
     Effort(),
-    Effort(512),
-    Effort(1024),
-    Effort(2048),
-    Effort(4096, (32,)),
-    Effort(4096, (32,), 25_000, 1),
-    Effort(4096, (32,), 50_000, 2),
-    Effort(4096, (32,), 100_000, 2),
-    Effort(4096, (24, 32), 100_000, 3),
-    Effort(4096, (24, 32, 48), 150_000, 4),
+    Effort(512, least=1 << 16),
+    Effort(1024, least=1 << 16),
+    Effort(1024, 1024, 5, least=1 << 18),
+    Effort(2048, 4096, 8),
+    Effort(4096, 4096, 8, (32,)),
+    Effort(4096, 8192, 8, (32,), 50_000, 1),
+    Effort(4096, 8192, 12, (32,), 100_000, 2),
+    Effort(4096, 16384, 12, (24, 32), 100_000, 3),
+    Effort(4096, 16384, 16, (24, 32, 48), 150_000, 4),
 )
 #: The highest, and the one that is taken unless told otherwise.
 MOST, DEFAULT = len(EFFORTS) - 1, 3

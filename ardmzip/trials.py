@@ -40,6 +40,7 @@ class _Trials:
         self.progress = progress
         self.best = raster.encode(samples, described, encoder, tile, next(progress), forced)
         self.phase, self.changes = encoder.phase, Changes()
+        self.side: np.ndarray | None = None
         self._unchanged = self._size(self.best)
 
     @property
@@ -55,13 +56,19 @@ class _Trials:
         """Bytes of a file without its metadata."""
         return len(pack(replace(coded, format=None if self._described.is_plain else self._described)))
 
-    def attempt(self, phase: tuple[int, int], tried: Changes) -> bool:
-        """Code in a phase and with changes; whether that is the smallest file so far."""
+    def attempt(
+        self, *, phase: tuple[int, int] | None = None, tried: Changes | None = None, side: np.ndarray | None = None
+    ) -> bool:
+        """Code in a phase, with changes and with side information, or those of the best file; whether the file is
+        smaller."""
         from ardmzip import changes
+
+        phase = self.phase if phase is None else phase
+        tried, side = self.changes if tried is None else tried, self.side if side is None else side
 
         model, report = self.encoder.loaded()[0], next(self.progress)
         try:
-            encoder = self.encoder.with_model(changes.apply(tried, model))
+            encoder = self.encoder.with_model(changes.apply(tried, model), side)
         except FormatError:  # sums would leave 32 bits
             return False
         coded = raster.encode(self._samples, self._described, encoder, self._tile, report, self._forced, phase)
@@ -75,7 +82,7 @@ class _Trials:
             self._unchanged = min(size, self._unchanged)
         if self._size(coded) >= self._size(self.best):
             return False
-        self.best, self.phase, self.changes = coded, phase, tried
+        self.best, self.phase, self.changes, self.side = coded, phase, tried, side
         if self.encoder.gains is not None:
             self.encoder.gains[:] = encoder.gains or []
         return True
@@ -86,7 +93,10 @@ def encode(
     progress: Progress | None = None, forced: bool = False,
 ) -> Container:  # fmt: skip
     """raster.encode, and then all that an effort tries."""
-    trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort.stages))
+    height, width = samples.shape[:2]
+    if height * width < effort.least:
+        effort = Effort()
+    trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     lattice = all(part.random is None for part in trials.best.parts)
     if trials.best.uses_model and lattice and described.depth >= 8:
         _try(trials, effort)
@@ -102,11 +112,15 @@ def _try(trials: _Trials, effort: Effort) -> None:
         planes = trials.parts[len(trials.parts) // 2]
         phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
         if phase != trials.phase:
-            trials.attempt(phase, trials.changes)
+            trials.attempt(phase=phase)
+        else:
+            next(trials.progress)
     if not any(part.learning for part in trials.best.parts):
         return
+    if effort.rounds:
+        _fit_side(trials, effort)
     for pace in effort.paces:
-        if not trials.attempt(trials.phase, replace(trials.changes, pace=pace)):
+        if not trials.attempt(tried=replace(trials.changes, pace=pace)):
             break
     if effort.passes:
         from ardmzip import changes
@@ -114,14 +128,37 @@ def _try(trials: _Trials, effort: Effort) -> None:
 
         model = changes.apply(trials.changes, trials.encoder.loaded()[0])
         found = fit(
-            trials.parts, model, Budget(effort.samples, effort.passes), phase=trials.phase,
+            trials.parts, model, Budget(effort.samples, effort.passes), phase=trials.phase, side=trials.side,
             threads=trials.encoder.threads, progress=next(trials.progress),
         )  # fmt: skip
         if found.steps:
-            trials.attempt(trials.phase, replace(found, pace=trials.changes.pace))
+            trials.attempt(tried=replace(found, pace=trials.changes.pace))
 
 
-def _shares(progress: Progress | None, stages: int) -> Iterator[Progress | None]:
-    """The progress of each of some stages."""
-    for stage in range(stages):
-        yield share_of(progress, stage / stages, (stage + 1) / stages)
+def _fit_side(trials: _Trials, effort: Effort) -> None:
+    from ardmzip.fitting.side import fit_side
+
+    parts, report = trials.parts, next(trials.progress)
+    side = None
+    if len(parts[0]) == 3:
+        side = fit_side(
+            parts, trials.encoder.loaded()[0], effort.seen, effort.rounds, phase=trials.phase,
+            threads=trials.encoder.threads, progress=report,
+        )  # fmt: skip
+    if side is not None:
+        trials.attempt(side=side)
+    else:
+        next(trials.progress)
+
+
+def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | None]:
+    """The progress of each stage. Another phase is seldom coded in: it counts little."""
+    stages = (
+        [1.0]
+        + [0.2] * bool(effort.phases)
+        + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
+    )
+    done = 0.0
+    for stage in stages:
+        yield share_of(progress, done / sum(stages), (done + stage) / sum(stages))
+        done += stage

@@ -12,7 +12,7 @@ from ardmzip import model
 from ardmzip.benchmark import codecs
 from ardmzip.benchmark.measure import Measurement, Summary, summarise
 from ardmzip.benchmark.tables import machine
-from bench import bench, cifar, images, measure, memory, report
+from bench import bench, cifar, effort, images, measure, memory, report
 
 
 def picture(height: int = 23, width: int = 37, gray: bool = False) -> np.ndarray:
@@ -31,7 +31,7 @@ def adapter(name: str) -> codecs.Codec:
 
 
 @pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
-@pytest.mark.parametrize("name", codecs.LABELS)
+@pytest.mark.parametrize("name", codecs.LABELS | codecs.EFFORTS)
 def test_every_codec_gives_the_pixels_back(name, gray):
     codec, pixels = adapter(name), picture(gray=gray)
     data = codec.encode(pixels)
@@ -243,3 +243,16 @@ def test_images_a_second_by_batch(monkeypatch, capsys):
     assert batches.main(["--sizes", "1", "3"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows[1:]] == ["| 1", "| 3"]
+
+
+def test_the_bench_of_efforts(tmp_path, monkeypatch):
+    monkeypatch.setattr(effort, "limit_threads", lambda threads: None)  # of this process
+    folder = tmp_path / "few"
+    folder.mkdir()
+    Image.fromarray(picture()).save(folder / "a.png")
+    arguments = [str(folder), "--out", str(tmp_path), "--codecs", "ardmzip-e0", "ardmzip-e9"]
+    assert effort.main(arguments) == 0
+    results = json.loads((tmp_path / "effort-few.json").read_text())["codecs"]
+    assert results["ardmzip-e9"]["bytes"] <= results["ardmzip-e0"]["bytes"]
+    assert "| ardmzip --effort 9 |" in (tmp_path / "effort-few.md").read_text()
+    assert effort.main([str(tmp_path / "missing")]) == 2

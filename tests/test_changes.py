@@ -24,6 +24,7 @@ from ardmzip.fitting import fit as fitting
 from ardmzip.fitting.backward import Trunk
 from ardmzip.fitting.fit import Budget, fit
 from ardmzip.fitting.samples import collect
+from ardmzip.fitting.side import fit_side
 from ardmzip.image import to_planes
 from ardmzip.learning import HALVES_MAX
 
@@ -279,7 +280,7 @@ def test_samples_are_coded_as_the_codec_does_it(photo, cpu):
     found = 0.0
     for expert in range(9):
         assert len(samples[expert]) == samples[expert].pixels == 30 * 36
-        coding = fitting._Coding(photo, cpu, expert, samples[expert])
+        coding = fitting.Coding(photo, cpu, expert, samples[expert])
         found += sum(bits for bits, _, _ in coding.run(30 * 36))
     assert found == pytest.approx(sum(gain.learned for gain in gains if gain.level == 0), rel=1e-9)
 
@@ -312,7 +313,7 @@ def test_fitting_makes_images_smaller(photo, cpu):
 @pytest.mark.usefixtures("small_samples")
 def test_efforts(photo, monkeypatch):
     """What pays is kept, never more bytes than without; the file decodes, and says what it has saved."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1500, 2)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 0, 0, (32,), 1500, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples = picture(96, 100)
     plain, fitted = (ardmzip.compress(samples, effort=effort, model="photo") for effort in (0, 1))
@@ -323,9 +324,28 @@ def test_efforts(photo, monkeypatch):
     np.testing.assert_array_equal(ardmzip.decompress_array(fitted), samples)
 
 
+def test_side_information_is_fitted(photo, cpu, monkeypatch):
+    """It makes the file smaller, is the same on any number of threads, and no image gets it that carries none."""
+    samples = picture(96, 100)
+    planes = to_planes(samples)
+    side = fit_side([planes], photo, 500, 4, phase=(0, 0), threads=1)
+    assert side is not None
+    assert side.dtype == np.int8
+    np.testing.assert_array_equal(fit_side([planes], photo, 500, 4, phase=(0, 0), threads=2), side)
+    assert fit_side([planes, planes[:, :50]], photo, 500, 4, phase=(0, 0)) is None
+    measured, fitted = (codec.encode(planes, photo, cpu, phase=(0, 0), side=given) for given in (None, side))
+    assert len(pack(fitted)) < len(pack(measured))
+    assert fitted.side_info == side.tobytes() != measured.side_info
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(0, 500, 4)))
+    monkeypatch.setattr(efforts, "MOST", 1)
+    file = ardmzip.compress(samples, effort=1, model="photo")
+    assert unpack(file).side_info == side.tobytes()
+    np.testing.assert_array_equal(ardmzip.decompress_array(file), samples)
+
+
 @pytest.mark.usefixtures("small_samples")
 def test_nothing_is_sent_where_nothing_pays(monkeypatch):
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 4000, 1)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 4000, 1)))
     monkeypatch.setattr(efforts, "MOST", 1)
     noise = np.random.default_rng(8).integers(0, 256, (48, 48, 3), np.uint8)
     assert ardmzip.compress(noise, effort=1, model="photo") == ardmzip.compress(noise, effort=0, model="photo")
@@ -335,7 +355,7 @@ def test_nothing_is_sent_where_nothing_pays(monkeypatch):
 
 @pytest.mark.usefixtures("small_samples")
 def test_tiles_share_the_changes(monkeypatch):
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 2)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1000, 2)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples = picture(100, 128)
     file = ardmzip.compress(samples, effort=1, model="photo", tile=64)
@@ -343,6 +363,17 @@ def test_tiles_share_the_changes(monkeypatch):
     assert found.changes is not None
     assert len(found.tiles) == 4
     np.testing.assert_array_equal(ardmzip.decompress_array(file, region=(70, 3, 20, 30)), samples[3:33, 70:90])
+
+
+def test_small_images_are_left_alone(monkeypatch):
+    """By the default and what is below it."""
+    assert all(efforts.EFFORTS[number].least >= 1 << 16 for number in range(1, efforts.DEFAULT + 1))
+    samples = picture(96, 100)
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 500, 4, least=9600), Effort(64, 500, 4, least=9601)))
+    monkeypatch.setattr(efforts, "MOST", 2)
+    files = [ardmzip.compress(samples, effort=effort, model="photo") for effort in range(3)]
+    assert files[0] == files[2]
+    assert len(files[1]) < len(files[0])
 
 
 def test_wrong_efforts():
@@ -355,7 +386,7 @@ def test_wrong_efforts():
 @pytest.mark.parametrize("kind", ["alpha", "16 bits", "palette"])
 def test_efforts_of_other_formats(monkeypatch, kind):
     """The changes are those of all bodies; palettes and what general coders store are left alone."""
-    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, (32,), 1000, 1)))
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(64, 128, 2, (32,), 1000, 1)))
     monkeypatch.setattr(efforts, "MOST", 1)
     samples: np.ndarray | Image.Image = picture(64, 80, 3)
     if kind == "alpha":

@@ -78,3 +78,20 @@ def test_the_library_takes_the_best(photo, worse, monkeypatch):
     monkeypatch.setattr(choice, "candidates", lambda: [worse, photo])
     assert unpack(ardmzip.compress(pixels)).model_id == photo.id
     assert ardmzip.compress(pixels) == ardmzip.compress(pixels, model="photo")
+
+
+def test_the_best_phase(photo, cpu, monkeypatch):
+    """Of images whose odd or even rows are the means of their neighbours; it must be clearly better than the first."""
+    rng = np.random.default_rng(3)
+    even = 20 * rng.normal(0, 1, (49, 96)).cumsum(0) / 4 + 128
+    rows = np.empty((96, 96))
+    rows[::2], rows[1::2] = even[:48], (even[:48] + even[1:]) / 2
+    planes = np.repeat(rows[None].clip(0, 255).astype(np.uint8), 3, 0)
+    assert choice.best_phase(planes, photo, cpu, (1, 0), 512) in ((0, 0), (0, 1))
+    shifted = np.ascontiguousarray(np.roll(planes, 1, 1)[:, 1:])
+    assert choice.best_phase(np.pad(shifted, ((0, 0), (1, 0), (0, 0)), "edge"), photo, cpu, (0, 0), 512)[0] == 1
+    sizes = {(0, 0): 1000.0, (0, 1): 999.5, (1, 0): 999.4, (1, 1): 1200.0}
+    monkeypatch.setattr(choice, "estimated_bytes", lambda planes, model, backend, phase, sample: sizes[phase])
+    assert choice.best_phase(planes, photo, cpu, (0, 0), 512) == (0, 0)
+    assert choice.best_phase(planes, photo, cpu, (1, 1), 512) == (1, 0)
+    assert choice.best_phase(planes[:, :50], photo, cpu, (1, 1), 512) == (1, 1)  # too small for side information

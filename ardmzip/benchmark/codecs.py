@@ -79,7 +79,7 @@ def make(name: str, threads: int = 1, *, model: str = "auto", steps: int | None 
         # numthreads: imagecodecs reads 0 as "all cores" and takes at most 32
         encode = partial(_encode_jxl, effort=int(name.removeprefix("jxl-e")), threads=threads)
         decode = partial(imagecodecs.jpegxl_decode, numthreads=threads)
-        return Codec(name, LABELS[name], imagecodecs.jpegxl_version(), encode, decode)
+        return Codec(name, (LABELS | EFFORTS)[name], imagecodecs.jpegxl_version(), encode, decode)
     raise ValueError(f"no codec is called {name!r}; there are {', '.join(LABELS | EFFORTS)}")
 
 

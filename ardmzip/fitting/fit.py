@@ -19,7 +19,7 @@ import torch
 from ardmzip import changes, learning, network
 from ardmzip.changes import STEP_MAX, Changes
 from ardmzip.fitting.backward import Trunk
-from ardmzip.fitting.samples import Samples, collect
+from ardmzip.fitting.samples import Samples, collect, side_inputs
 from ardmzip.learning import Head
 from ardmzip.model import Model
 from ardmzip.network import Backend, Layer, exact_arithmetic
@@ -48,15 +48,19 @@ class Budget:
 
 def fit(
     images: Sequence[np.ndarray], model: Model, budget: Budget, *, phase: tuple[int, int] | None = None,
-    threads: int | None = None, progress: Progress | None = None,
+    side: np.ndarray | None = None, threads: int | None = None, progress: Progress | None = None,
 ) -> Changes:  # fmt: skip
     """Changes that suit images, planes uint8 [channels, height, width] each, whose heads learn; the caller finds out
     whether they pay.
 
-    phase: of the lattice; None: what suits each image. threads: None: as many as torch is set to.
+    phase: of the lattice, and side: side information int8 [SIDE]; None: what suits each image. threads: None: as many
+    as torch is set to.
     """
     backend = network.backend("cpu")
     samples = collect(images, model, backend, budget.samples, phase)
+    if side is not None:
+        for expert, found_samples in samples.items():
+            found_samples.inputs[:, side_inputs(expert)] = side
     samples = {expert: s for expert, s in samples.items() if len(s) >= MIN_SAMPLES}
     done, total = 0, sum(map(len, samples.values()))
     found: dict[str, np.ndarray] = {}
@@ -103,7 +107,7 @@ class _Biases:
         self._exact = np.clip(self._exact - rate * (first / (root + _EPSILON)), -STEP_MAX, STEP_MAX)
 
 
-class _Coding:
+class Coding:
     """An expert that codes its samples, batch after batch, as the codec does it."""
 
     def __init__(self, model: Model, backend: Backend, expert: int, samples: Samples) -> None:
@@ -146,7 +150,7 @@ class _Coding:
 
 def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
     """Steps of an expert's biases, by layer; none if they do not pay."""
-    coding = _Coding(model, backend, expert, samples)
+    coding = Coding(model, backend, expert, samples)
     trained = coding.trunk.biases
     layers = [_Biases(layer) for layer in model.on(torch.device("cpu"))[0][expert].layers]
     done, price = 0, PRICE / samples.pixels
