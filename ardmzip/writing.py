@@ -95,7 +95,8 @@ def _check(picture: Picture, kind: str, suffix: str) -> None:
     }[kind]
     deepest = 16 if kind in ("TIFF", "PPM") else 8
     if described.layout not in layouts or described.depth > deepest or described.transparency:
-        raise ImageError(f"a {suffix} file cannot hold {described.title}: use .png")
+        article = "a " if described.palette else ""
+        raise ImageError(f"a {suffix} file cannot hold {article}{described.title}: use .png")
     if suffix == ".pgm" and described.layout != "gray":
         raise ImageError("a .pgm file holds gray only, and this image is RGB: use .ppm")
     if suffix in (".pgm", ".ppm") and described.depth == 1:

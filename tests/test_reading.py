@@ -287,6 +287,22 @@ def test_truncated_files_are_refused(name):
         assert "\n" not in str(caught.value)
 
 
+def test_tiff_file_without_a_directory_is_truncated():
+    for data in (saved(RGB, "TIFF")[:8], b"II*\0\0\0\0\0"):
+        with pytest.raises(ImageError, match="damaged image: the TIFF file is truncated"):
+            read(data)
+
+
+def test_sources_compressed_with_loss():
+    for image in (RGB, RGBA):
+        assert read(saved(image, "WEBP", quality=30)).lossy
+        assert not read(saved(image, "WEBP", **LOSSLESS)).lossy
+    assert read(saved(RGB, "JPEG"), force_jpeg=True).lossy
+    assert read(saved(RGB, "TIFF", compression="jpeg")).lossy
+    for kind in ("TIFF", "PNG", "BMP", "GIF"):
+        assert not read(saved(RGB, kind)).lossy
+
+
 def test_jpeg_by_force():
     picture = read(saved(RGB, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"), force_jpeg=True)
     assert picture.format == PixelFormat("RGB")

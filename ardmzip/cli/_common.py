@@ -370,7 +370,8 @@ output_options = options(
     click.option("-f", "--force", is_flag=True, help="Overwrite existing files."),
     click.option(
         "--rm/--keep", " /-k", "remove", default=False,
-        help="Remove every source once its output is complete and verified, or keep it (the default).",
+        help="Remove every source once its output is complete and verified, or keep it (the default). A source "
+        "of which something is lost is kept.",
     ),
     click.option("-c", "--stdout", is_flag=True, help="Write to standard output; for a single FILE."),
 )  # fmt: skip

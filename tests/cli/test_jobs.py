@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,4 +204,7 @@ def test_names_of_stdin_and_checksums_of_short_files(call, tmp_path):
     for name, short in (("a.ardm", True), ("flat.ardm", False)):
         found = json.loads(call("info", "--json", name)[1])
         assert (found["pixel_crc32"] is None, found["file_crc32"] is None) == (short, short)
+        if not short:
+            assert found["pixel_crc32"] == f"{zlib.crc32(FLAT.tobytes()):08x}"
+            assert found["file_crc32"] == f"{zlib.crc32(Path(name).read_bytes()[:-4]):08x}"
         assert ("one for file and pixels, which ardmzip test compares" in call("info", name)[1]) == short
