@@ -368,7 +368,7 @@ def test_who_interrupts_need_not_wait(tiled, photo, threads, monkeypatch):
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 20)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    for tiles, expected in ((1, (1, 20)), (3, (3, 6)), (8, (8, 2)), (100, (8, 2))):
+    for tiles, expected in ((1, (1, 20)), (3, (3, 7)), (8, (8, 3)), (100, (8, 3))):
         with raster._threads(True, tiles) as found:
             assert found == expected
     with raster._threads(False, 100) as found:
