@@ -39,7 +39,7 @@ demo: $(STAMP)  ## Compress and restore a sample photograph, and print the sizes
 	$(BIN)/python -m demo.demo
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
 lint: $(STAMP)  ## Check the code with ruff and mypy
 	$(BIN)/ruff check .

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ardmzip.benchmark import codecs
-from bench import report
-from bench.bench import RESULTS, available_threads, limit_threads, make_codecs, measure_table
+from ardmzip.benchmark.codecs import available_threads
+from ardmzip.benchmark.tables import machine
+from bench.bench import RESULTS, limit_threads, make_codecs, measure_table
 from bench.images import folder_sets
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.device = "cpu"
     limit_threads(args.threads)
-    about = report.machine(args.threads)
+    about = machine(args.threads)
     try:
         sets = [images.first(args.limit) for images in folder_sets(args.folders)]
     except (OSError, ValueError) as error:

@@ -22,13 +22,15 @@ from ardmzip import network
 from ardmzip.ardm import codec, schedule
 from ardmzip.ardm.model import RandomModel, require
 from ardmzip.ardm.order import SPREADS
+from ardmzip.benchmark import codecs
+from ardmzip.benchmark.measure import run_one
+from ardmzip.benchmark.tables import machine, markdown
 from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
-from bench import codecs, report
+from bench import report
 from bench.cifar import cut
 from bench.images import read
-from bench.measure import run_one
 
 RESULTS = Path(__file__).parent / "results"
 #: The paper's table 4: bits per dimension of its coded CIFAR-10 test images, per image, at 500 and at 100 calls.
@@ -110,7 +112,7 @@ def page(results: dict[str, Any], others: dict[str, float], lattice: dict[str, A
             for row in [*found["rows"], {**found["full"], "schedule": "one digit a call"}]
         ]  # fmt: skip
         heading = ["calls", "schedule", "images", "bits per dimension", "with headers", "encode, s", "decode, s"]
-        lines += [f"## {name} ({found['id']})", "", report.markdown(heading, rows)]
+        lines += [f"## {name} ({found['id']})", "", markdown(heading, rows)]
         for loss in found["losses"]:
             lines.append(
                 f"* {loss['calls']} calls against one digit a call, on the same {loss['images']} images: "
@@ -121,7 +123,7 @@ def page(results: dict[str, Any], others: dict[str, float], lattice: dict[str, A
     rows = [[f"{name}, files", f"{bits:.3f}", ""] for name, bits in others.items()]
     rows += [[f"{name} (lattice, learning head), files", f"{bits:.3f}", ""] for name, bits in lattice.items()]
     rows += [[f"{name}, published", f"{a:.2f}", "" if b is None else f"{b:.2f}"] for name, a, b in PUBLISHED]
-    lines += ["## Beside", "", report.markdown(["", "bits per dimension (500 calls)", "100 calls"], rows)]
+    lines += ["## Beside", "", markdown(["", "bits per dimension (500 calls)", "100 calls"], rows)]
     lines += [
         f"Measured {about['date']}: {about['cpu']}, {about['cpus']} CPUs, Python {about['python']}. Every file was "
         "decoded and compared. Bits per dimension are those of the rANS streams; a file of 32x32 pixels has about 29 "
@@ -200,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         name = one.label if into is others else args.lattice[i - len(OTHERS)]
         into[name] = 8 * sum(m.bytes for m in found) / pixels[:most].size
         print(f"{name}: {into[name]:.4f}", flush=True)
-    about = report.machine(2)
+    about = machine(2)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "paper.md").write_text(page(results, others, lattice, about))
     report.write_json(
