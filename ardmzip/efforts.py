@@ -36,4 +36,4 @@ EFFORTS = (
     Effort(4096, 16384, 16, (24, 32, 48), 150_000, 4),
 )
 #: The highest, and the one that is taken unless told otherwise.
-MOST, DEFAULT = len(EFFORTS) - 1, 3
+MOST, DEFAULT = len(EFFORTS) - 1, 0
