@@ -57,9 +57,10 @@ class Options:
     def group(self, picture: Picture) -> tuple[int, ...] | None:
         """The shape of pictures that this one is coded together with; None if it is coded alone."""
         frozen = self.steps is None and self.learns(picture) is False
+        lattice = self.model == api.AUTO or not model.load(self.model).random_order
         plain = picture.format.is_plain and lockstep.suits(picture.height, picture.width)
         cut = self.tile is not None and self.tile != api.AUTO
-        return picture.samples.shape if frozen and plain and not cut else None
+        return picture.samples.shape if frozen and lattice and plain and not cut else None
 
 
 def compress(pictures: Sequence[Picture], options: Options) -> list[bytes]:

@@ -189,8 +189,10 @@ class Kind:
 
 def kind(c: Container) -> Kind | None:
     """The images that a container can be decoded with; None if it must be decoded alone."""
-    plain = c.tile is None and c.stored is None and c.low is None and c.alpha is None and not c.side_info
-    if not plain or c.learning or len(c.segments) != 1 or not suits(c.height, c.width):
+    unusual = (c.tile, c.stored, c.low, c.alpha, c.changes, c.random)
+    if any(part is not None for part in unusual) or c.side_info or c.learning:
+        return None
+    if len(c.segments) != 1 or not suits(c.height, c.width):
         return None
     return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.calls)
 
