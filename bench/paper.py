@@ -1,6 +1,6 @@
 """The paper's compression experiment (arXiv 2110.02037, section 5): bits by the number of network calls.
 
-    python -m bench.paper SHEET [--models oa-small up4-small] [--images 1000:100 100:20,50,500] [--full 8]
+    python -m bench.paper SHEET [--models oa-small] [--images 1000:100 100:20,50,500] [--full 8]
 
 codes CIFAR-10 images (bench/cifar.py) one by one, with the schedule of the dynamic programme and with evenly spaced
 calls, decodes all of them and compares; and, on fewer images, with one call for each sub-pixel and stage, which is the
@@ -159,7 +159,7 @@ def plot(model: RandomModel, path: Path, budget: int = 50) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.paper", description="The paper's compression experiment.")
     parser.add_argument("sheet", type=Path, metavar="SHEET", help="CIFAR-10 test images, see bench/cifar.py")
-    parser.add_argument("--models", nargs="+", default=["oa-small", "up4-small"], metavar="MODEL")
+    parser.add_argument("--models", nargs="+", default=["oa-small"], metavar="MODEL")
     parser.add_argument("--lattice", nargs="*", default=["thumb"], metavar="MODEL", help="lattice models beside them")
     parser.add_argument(
         "--images", nargs="+", type=_plan, default=[_plan("1000:100"), _plan("100:20,50,500")],

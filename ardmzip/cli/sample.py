@@ -15,7 +15,7 @@ from ardmzip.files import check_target, write_atomic
     epilog="""\b
 Examples:
   ardmzip sample -m oa-small -o grid.png               64 pictures of 32 x 32 pixels
-  ardmzip sample -m up4-small -n 9 --steps 200 -o grid.png
+  ardmzip sample -m oa-small -n 9 --steps 200 -o grid.png
   ardmzip sample -m photo -n 4 --side 256 -o grid.png
   ardmzip sample -m oa-small -n 16 --frames -o grid.png   an animated PNG, step by step"""
 )
