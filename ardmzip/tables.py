@@ -21,6 +21,8 @@ CLASS_UNKNOWN = 28
 DIFFERENCES = 1024
 #: int8 inputs are in units of 1/32.
 INPUT_ONE = 32
+#: Head outputs (logits, means, log-scales) are integers in units of 1/256.
+PARAM_ONE = 256
 #: Mixture scales: 1/64 octave steps, from 2**SCALE_MIN to 2**SCALE_MAX grey levels.
 SCALE_STEPS = 64
 SCALE_MIN, SCALE_MAX = -5, 9

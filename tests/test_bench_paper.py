@@ -7,7 +7,8 @@ import pytest
 
 from ardmzip import model as models
 from ardmzip.ardm import model as random_order
-from bench import paper, report
+from ardmzip.benchmark.tables import machine
+from bench import paper
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_rows_are_those_of_real_files(tiny):
     assert [loss["calls"] for loss in found["losses"]] == [100, 180]
     for row in [*found["rows"], found["full"]]:
         assert 0 < row["stream_bits"] < row["file_bits"]
-    page = paper.page({"up16": found}, {"PNG": 5.9}, {"thumb": 3.7}, report.machine(1))
+    page = paper.page({"up16": found}, {"PNG": 5.9}, {"thumb": 3.7}, machine(1))
     assert "| 10 | stage by stage | 2 |" in page
     assert "| ARDM-Upscale 4 (paper)" in page
 
