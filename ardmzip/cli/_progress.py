@@ -11,20 +11,20 @@ from ardmzip.cli._common import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from typing_extensions import Self
 
 _AFTER = 1.0  # seconds: no bar for what is done at once
 
 
-class Counter:
-    """The number of things done, on stderr, for terminals and for work of more than a second."""
+class _Shown:
+    """What is shown on a terminal while a ``with`` block works, from _AFTER seconds on."""
 
-    def __init__(self, label: str, unit: str, quiet: bool) -> None:
-        self._label, self._unit, self._enabled = plain(label), unit, not quiet and sys.stderr.isatty()
+    def __init__(self, label: str, quiet: bool) -> None:
+        self._label, self._enabled = plain(label), not quiet and sys.stderr.isatty()
         self._started = time.perf_counter()
         self._progress: Progress | None = None
-        self.count = 0
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -32,6 +32,15 @@ class Counter:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+class Counter(_Shown):
+    """The number of things done, on stderr, for terminals and for work of more than a second."""
+
+    def __init__(self, label: str, unit: str, quiet: bool) -> None:
+        super().__init__(label, quiet)
+        self._unit = unit
+        self.count = 0
 
     def add(self, count: int = 1) -> None:
         self.count += count
@@ -54,24 +63,13 @@ class Counter:
         return progress
 
 
-class Bar:
+class Bar(_Shown):
     """A progress bar on stderr, for terminals and for work of more than a second; call it with the fraction done."""
 
     def __init__(self, label: str, quiet: bool) -> None:
-        self._label, self._enabled = plain(label), not quiet and sys.stderr.isatty()
-        self._started = time.perf_counter()
-        self._progress: Progress | None = None
+        super().__init__(label, quiet)
         #: Seconds after which the fraction reached one half: where verification begins.
         self.half: float | None = None
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
     def __call__(self, fraction: float) -> None:
         seconds = time.perf_counter() - self._started
