@@ -1,15 +1,14 @@
 """Which sub-pixels are coded when.
 
-An *order* lists *atoms*: groups of sub-pixels that one network call can predict together. The only order so far is the
-lattice order (docs/FORMAT.md, "Order"): from coarse to fine, every level doubles the resolution by adding three
-lattices, channel after channel, so a photograph needs about 100 atoms whatever its size.
+An *order* lists *atoms*: groups of sub-pixels that one network call can predict together. This is the lattice order
+(docs/FORMAT.md, "Order"; ardm/order.py has the random ones): from coarse to fine, every level doubles the resolution by
+adding three lattices, channel after channel, so a photograph needs about 100 atoms whatever its size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
@@ -28,19 +27,6 @@ class Atom:
     level: int
     kind: int
     channel: int
-
-
-class Order(Protocol):
-    """What the schedule and the coding loop need to know; random orders and bit-wise stages will implement it too."""
-
-    @property
-    def atoms(self) -> tuple[Atom, ...]:
-        """The atoms in coding order."""
-        ...
-
-    def sizes(self) -> np.ndarray:
-        """``int64[A]``: the number of sub-pixels of every atom."""
-        ...
 
 
 @dataclass(frozen=True)
