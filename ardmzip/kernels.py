@@ -18,7 +18,20 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ardmzip import learning, mixture, network, tables
-from ardmzip.contexts import DAMPING, FINE_BITS, FLAT, MOVE_MAX, NEWTON, OFFSET_MAX, PATIENCE, TABLES, TONES
+from ardmzip.contexts import (
+    DAMPING,
+    FINE_BITS,
+    FIRSTS,
+    FIXED,
+    FLAT,
+    G_BENDS,
+    MOVE_MAX,
+    NEWTON,
+    OFFSET_MAX,
+    PATIENCE,
+    R_BENDS,
+    TABLES,
+)
 from ardmzip.features import LEVELS, RADIUS, SCALARS, Layout
 
 
@@ -302,10 +315,12 @@ def _mixture_block(
     n = len(cls)
     if len(offsets) > 0:
         for i in range(n):
-            a, b = offsets[contexts[part.start + i, 0]], offsets[contexts[part.start + i, 1]]
-            c, d = offsets[contexts[part.start + i, 2]], offsets[contexts[part.start + i, 3]]
+            at = contexts[part.start + i]
+            a, b, c, d = offsets[at[0]], offsets[at[1]], offsets[at[2]], offsets[at[3]]
+            e, f, g, h = offsets[at[4]], offsets[at[5]], offsets[at[6]], offsets[at[7]]
             for o in range(3 * k_count):
-                y[o, i] = np.int32(a[o] + b[o] + c[o] + d[o]) >> np.int32(FINE_BITS)
+                total_offset = np.int32(a[o] + b[o] + c[o] + d[o] + e[o] + f[o] + g[o] + h[o])
+                y[o, i] = total_offset >> np.int32(FINE_BITS)
     else:
         y[:] = 0
     for o in range(3 * k_count):
@@ -376,8 +391,8 @@ def mixtures(sums, bias, contexts, offsets, centre, cls, tabs, mix) -> None:
     """mixture.mixture of n pixels: the head's sums int32 [2 * padded, n] by halves of its weights (network.split_head)
     -> ``mix`` int32 [4, K, n]: weights, means, mantissas and shifts of the components.
 
-    ``contexts`` int32 [n, 4] and ``offsets`` int32 [contexts, padded] of the outputs (contexts.py); none if ``offsets``
-    has no rows.
+    ``contexts`` int32 [n, TABLES] and ``offsets`` int32 [contexts, padded] of the outputs (contexts.py); none if
+    ``offsets`` has no rows.
     """
     _mixtures(
         sums, bias, contexts, offsets, centre, cls, tabs["class_scale"], tabs["inv_mantissa"], tabs["inv_shift"],
@@ -588,23 +603,45 @@ def _third(difference):
 
 
 @jit
-def find_contexts(x, nearest, centre, cls, at, stride, radius, level, blocks, out):
-    """Contexts of n pixels (contexts.py): fills ``out`` int32 [n, 4].
+def _bend(total, limits):
+    """A sum of inputs sorted by its sign and by how many of the limits its size exceeds: 0 to 2 * len(limits)."""
+    size = np.int32(0)
+    for limit in limits:
+        size += np.int32(1) if abs(total) > limit else np.int32(0)
+    return np.int32(len(limits)) + (size if total > 0 else -size)
 
-    ``x`` int8 [n, inputs] of which ``nearest`` int64 [4] are the four nearest taps; ``at`` and ``stride`` as for
-    ``window_features``, ``radius`` being the border of the level array; ``blocks`` as contexts.block_tables gives it.
+
+@jit
+def find_contexts(x, columns, centre, cls, at, stride, radius, level, blocks, out):
+    """Contexts of n pixels (contexts.py): fills ``out`` int32 [n, TABLES].
+
+    ``x`` int8 [n, inputs], with ``columns`` int64 [20] as contexts.context_inputs gives them; ``at`` and ``stride`` as
+    for ``window_features``, ``radius`` being the border of the level array; ``blocks`` as contexts.block_tables gives
+    it.
     """
     for i in range(len(at)):
         out[i, 0] = 8 * min(np.int32(cls[i]) >> 2, 7) + (centre[i] >> 11)
-        a, b = np.int32(x[i, nearest[0]]), np.int32(x[i, nearest[1]])
-        c, d = np.int32(x[i, nearest[2]]), np.int32(x[i, nearest[3]])
-        slopes = 9 * _third(a - d) + 3 * _third(b - c) + _third(a + d - b - c)
-        out[i, 1] = TONES + slopes
+        a, b = np.int32(x[i, columns[0]]), np.int32(x[i, columns[1]])
+        c, d = np.int32(x[i, columns[2]]), np.int32(x[i, columns[3]])
+        out[i, 1] = FIRSTS[1] + 9 * _third(a - d) + 3 * _third(b - c) + _third(a + d - b - c)
+        pattern = np.int32(0)
+        for j in range(8):
+            pattern = 2 * pattern + (np.int32(1) if x[i, columns[j]] > 0 else np.int32(0))
+        out[i, 2] = FIRSTS[2] + pattern
+        g, r = np.int32(0), np.int32(0)
+        for j in range(4):
+            g += np.int32(x[i, columns[8 + j]])
+            r += np.int32(x[i, columns[12 + j]])
+        out[i, 3] = FIRSTS[3] + (2 * len(R_BENDS) + 1) * _bend(g, G_BENDS) + _bend(r, R_BENDS)
+        first, second = (np.int32(x[i, columns[16]]) + 64) >> 4, (np.int32(x[i, columns[17]]) + 64) >> 4
+        out[i, 4] = FIRSTS[4] + 8 * min(max(first, 0), 7) + min(max(second, 0), 7)
+        red, blue = (np.int32(x[i, columns[18]]) + 16) >> 2, (np.int32(x[i, columns[19]]) + 16) >> 2
+        out[i, 5] = FIRSTS[5] + 8 * min(max(red, 0), 7) + min(max(blue, 0), 7)
         row, column = divmod(at[i] // 3, stride)
         for j in range(2):
-            bits, columns, first = blocks[j]
-            block = (((row - radius) << level) >> bits) * columns + (((column - radius) << level) >> bits)
-            out[i, 2 + j] = first + block
+            bits, across, begin = blocks[j]
+            block = (((row - radius) << level) >> bits) * across + (((column - radius) << level) >> bits)
+            out[i, FIXED + j] = begin + block
 
 
 @jit

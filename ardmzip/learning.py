@@ -32,7 +32,7 @@ SKIP_SCALARS = 6
 BIAS_INPUT = 16
 #: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
 #: batches learn faster while there is much to learn; large ones cost less time.
-MIN_BATCH, GROWTH, MAX_BATCH = 128, 24, 4096
+MIN_BATCH, GROWTH, MAX_BATCH = 128, 32, 4096
 #: Atoms of fewer pixels teach nothing: in a small image they are most of the atoms, and would take most of the time.
 MIN_ATOM = 64
 #: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
@@ -131,15 +131,14 @@ class Start(NamedTuple):
 
     halves: weights as trained, int8 [2 * padded, inputs] (network.split_head); exact: the same as float64
     [outputs, inputs] in units of 1/WEIGHT_ONE; bias: int32 [outputs]; basis: float64 [directions, inputs]; projection:
-    its transpose, contiguous, as products of a transposed matrix take half as long again; mix: float64
-    [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
+    its transpose, contiguous; mix: float64 [outputs, outputs]; rate: float64 [directions], in units of 1/WEIGHT_ONE.
     """
 
     halves: torch.Tensor
     exact: np.ndarray
     bias: np.ndarray
-    basis: torch.Tensor
-    projection: torch.Tensor
+    basis: np.ndarray
+    projection: np.ndarray
     mix: np.ndarray
     rate: np.ndarray
 
@@ -159,7 +158,7 @@ def start(tensors: dict[str, np.ndarray], expert: int) -> Start:
     directions[:, : basis.shape[1]] = basis
     return Start(
         torch.from_numpy(split_head(weight)), weight * float(WEIGHT_ONE), tensors[f"expert.{expert}.head.bias"],
-        torch.from_numpy(directions), torch.from_numpy(np.ascontiguousarray(directions.T)),
+        directions, np.ascontiguousarray(directions.T),
         tensors[f"learning.{expert}.mix"] / MIX_ONE, tensors[f"learning.{expert}.rate"] / (RATE_ONE // WEIGHT_ONE),
     )  # fmt: skip
 
@@ -172,8 +171,6 @@ class Head:
     """
 
     def __init__(self, start: Start, contexts: int) -> None:
-        import torch
-
         self.start = start
         self.weight, self.exact = start.halves.clone(), start.exact.copy()
         outputs, directions, inputs = len(start.bias), *start.basis.shape
@@ -181,25 +178,22 @@ class Head:
         self.offsets = Offsets(contexts, len(start.halves) // 2)
         self.seen = 0
         self._power = 1.0
-        self._gradient, self._change = torch.zeros(2, outputs, inputs, dtype=torch.float64)
-        self._projected, self._step = torch.zeros(2, outputs, directions, dtype=torch.float64)
+        self._gradient, self._change = np.zeros((2, outputs, inputs))
+        self._projected, self._step = np.zeros((2, outputs, directions))
 
     def learn(self, gradient: torch.Tensor, pixels: int) -> None:
         """One step. gradient: its sums over a batch by halves, int32 [2 * padded, inputs], in 1/1024 bit.
 
-        Both products are of whole numbers and stay below 2**53, so they are exact in any order of summation.
+        Both products are of whole numbers and stay below 2**53, so they are exact in any order of summation. (NumPy's
+        take half as long as torch's for matrices of this size.)
         """
-        import torch
-
         from ardmzip import kernels
 
         self._power *= DECAY
         rate = self.start.rate / math.sqrt(1.0 + self.seen / SETTLING)
-        kernels.join_gradient(gradient.numpy(), self._gradient.numpy())
-        torch.mm(self._gradient, self.start.projection, out=self._projected)
-        kernels.steps(
-            self._projected.numpy(), pixels, self.start.mix, rate, 1.0 - self._power, self.square, self._step.numpy()
-        )  # fmt: skip
-        torch.mm(self._step, self.start.basis, out=self._change)
-        kernels.descend(self._change.numpy(), self.exact, self.weight.numpy())
+        kernels.join_gradient(gradient.numpy(), self._gradient)
+        np.matmul(self._gradient, self.start.projection, out=self._projected)
+        kernels.steps(self._projected, pixels, self.start.mix, rate, 1.0 - self._power, self.square, self._step)
+        np.matmul(self._step, self.start.basis, out=self._change)
+        kernels.descend(self._change, self.exact, self.weight.numpy())
         self.seen += pixels

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ardmzip import features, kernels, learning, mixture, network, sideinfo
-from ardmzip.contexts import TABLES, nearest_inputs
+from ardmzip.contexts import TABLES, context_inputs
 from ardmzip.features import CHANNELS, RADIUS
 from ardmzip.learning import Head
 from ardmzip.model import Model
@@ -266,7 +266,7 @@ class Predictor:
         numbers[:, width + skip + 1 :] = 0
         contexts = np.empty((len(at), TABLES), np.int32)
         kernels.find_contexts(
-            numbers, width + nearest_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
+            numbers, width + context_inputs(index), centre, cls, at, stride, RADIUS, atom.level, blocks,
             contexts,
         )  # fmt: skip
         return Activations(inputs, centre, cls, contexts)

