@@ -322,7 +322,7 @@ def test_efforts(photo, monkeypatch):
     assert len(fitted) < len(plain)
     found = unpack(fitted)
     assert found.changes is not None
-    assert abs(len(plain) - found.saved + len(found.changes) - len(fitted)) <= 6
+    assert abs(len(plain) - found.saved + len(found.changes) - len(fitted)) <= 12  # the head of a chunk
     np.testing.assert_array_equal(ardmzip.decompress_array(fitted), samples)
 
 
