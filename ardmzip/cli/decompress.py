@@ -161,7 +161,8 @@ def decompress(
     checksum in the file: a damaged file gives an error, never a wrong image.
 
     --level, --preview and --region restore a part of the image, and name it so: img.level2.png, img.preview.png,
-    img.region.png. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
+    img.region.png. No more of FILE is read than that needs, and the rest may be missing, as of a download that is under
+    way. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
 
     Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """
