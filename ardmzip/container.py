@@ -799,8 +799,9 @@ def _check_file(c: Container) -> None:
         _check_samples(c, c.pixel_format)
         _check_body(c)
         return
-    rectangles = tiling.grid(c.height, c.width, c.tile)
-    if any(side < 1 or side % tiling.UNIT for side in c.tile) or len(rectangles) != len(c.tiles):
+    fits = all(side > 0 and side % tiling.UNIT == 0 for side in c.tile)
+    rectangles = tiling.grid(c.height, c.width, c.tile) if fits else []
+    if len(rectangles) != len(c.tiles) or not fits:
         raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
     own = (c.learning, c.side_info, c.segments, c.level_crcs)
     if any(own) or any(part is not None for part in (c.calls, c.batch_ends, c.stored, c.low, c.alpha)):

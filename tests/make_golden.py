@@ -7,13 +7,19 @@ photo, one, ...) are kept as they are: readers take both.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 
 import ardmzip
+from ardmzip import api, model, trials
 from ardmzip.archive.writer import Writer
+from ardmzip.body import Encoder
+from ardmzip.efforts import Effort
+from ardmzip.fitting import fit
 from ardmzip.formats import Picture
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.pngfile import Chunk
@@ -64,6 +70,25 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
     }
 
 
+def fitted() -> dict[str, tuple[np.ndarray, Effort]]:
+    """Pixels by name, and what is tried for them: files that carry changes of the model, a pace alone, and a pace and
+    biases."""
+    photo = images()["learn-photo"][0]
+    alike = np.repeat(waves(96, 100, 1, 4.0), 3, 2)  # no photograph is like that in all channels
+    return {
+        "learn-pace": (photo, Effort(paces=(24, 32, 48))),
+        "learn-changes": (alike, Effort(64, 0, 0, (32,), 1500, 2)),
+    }
+
+
+def fit_small(pixels: np.ndarray, effort: Effort) -> bytes:
+    """The file of an image that is fitted to though it is small."""
+    picture = Picture(pixels, PixelFormat("RGB"))
+    with patch.object(fit, "MIN_SAMPLES", 256), patch.object(fit, "BATCH", 128):
+        coded = trials.encode(pixels, picture.format, Encoder(model.load("photo")), None, effort)
+    return api.packed(coded, picture, None)[0]
+
+
 def odd_pictures() -> dict[str, tuple[Picture, dict]]:
     """Pictures and options by name; those called model-* have parts that the model codes."""
     rgba = waves(30, 26, 4, 2.0)
@@ -112,12 +137,14 @@ def main() -> None:
         original.write_bytes(write(picture, ".png")[0])
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")
-    for name, (pixels, options) in images().items():
+    ways = {name: (pixels, partial(ardmzip.compress, **options)) for name, (pixels, options) in images().items()}
+    ways |= {name: (pixels, partial(fit_small, effort=effort)) for name, (pixels, effort) in fitted().items()}
+    for name, (pixels, make) in ways.items():
         file, original = FOLDER / f"{name}.ardm", FOLDER / f"{name}.png"
         if file.exists() or original.exists():
             print(f"{file} is kept")
             continue
-        data = ardmzip.compress(np.ascontiguousarray(pixels), **options)
+        data = make(np.ascontiguousarray(pixels))
         Image.fromarray(pixels).save(original, optimize=True)
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")
