@@ -70,14 +70,18 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
     }
 
 
+def alike(height: int, width: int, noise: float) -> np.ndarray:
+    """Gray waves as RGB; no photograph is like that in all channels."""
+    y, x = np.mgrid[:height, :width]
+    gray = 120 + 50 * np.sin(x / 5) * np.cos(y / 7) + np.random.default_rng(0).normal(0, noise, (height, width))
+    return np.repeat(gray.clip(0, 255)[:, :, None].astype(np.uint8), 3, 2)
+
+
 def fitted() -> dict[str, tuple[np.ndarray, Effort]]:
-    """Pixels by name, and what is tried for them: files that carry changes of the model, a pace alone, and a pace and
-    biases."""
-    photo = images()["learn-photo"][0]
-    alike = np.repeat(waves(96, 100, 1, 4.0), 3, 2)  # no photograph is like that in all channels
+    """Pixels by name, and what is tried for them: files that carry changes of the model, a pace alone or biases."""
     return {
-        "learn-pace": (photo, Effort(paces=(24, 32, 48))),
-        "learn-changes": (alike, Effort(64, 0, 0, (32,), 1500, 2)),
+        "learn-pace": (alike(96, 100, 4.0), Effort(paces=(32,))),
+        "learn-changes": (alike(160, 160, 1.0), Effort(paces=(32,), samples=6000, passes=3)),
     }
 
 

@@ -1,10 +1,10 @@
 """Decode damaged and forged files: python -m tests.fuzz.containers --count 200000 --seed 1
 
-Every mutant of a good file must give exactly the samples of a file that it was made from, or FormatError, or ModelError
-where it names another model; within a limit of time and of memory. Four fifths of the mutants keep their old checksum,
-as damage does; the others ("deep") get a new one, so that what lies behind it is tried. Some are decoded in part, as a
-level or a region, for which the checksum of the file is not compared. Mutant number i of a seed is always the same:
---first i --count 1 makes it again, and --out keeps it.
+Every mutant of a good file must give exactly the samples of a file that it was made from, or FormatError or its
+CutOffError, or ModelError where it names another model; within a limit of time and of memory. Four fifths of the
+mutants keep their old checksum, as damage does; the others ("deep") get a new one, so that what lies behind it is
+tried. Some are decoded in part, as a level or a region, for which the checksum of the file is not compared. Mutant
+number i of a seed is always the same: --first i --count 1 makes it again, and --out keeps it.
 
 The pixel checksum is that of the raster, without its shape: a mutant that names another size or layout and gets past
 the checksum of the file can be a good file of another image with the same raster, as of 4x12 black pixels instead of
@@ -53,7 +53,9 @@ PARTLY = 0.15  # of the mutants come from seeds of tiles and levels, and are dec
 LARGE = 0.1  # of the deep mutants come from large seeds, which take long to decode
 SEALED = 0.9  # of the files with a changed field have a good checksum of the head
 SMALL_PIXELS = 32 * 32
-EXACT, RESHAPED, FORMAT, MODEL, OPTION = GOOD = "exact", "reshaped", "FormatError", "ModelError", "OptionError"
+EXACT, RESHAPED = "exact", "reshaped"
+FORMAT, CUT_OFF, MODEL, OPTION = "FormatError", "CutOffError", "ModelError", "OptionError"
+GOOD = EXACT, RESHAPED, FORMAT, CUT_OFF, MODEL, OPTION
 
 Region = tuple[int, int, int, int]
 
