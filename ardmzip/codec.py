@@ -329,12 +329,20 @@ def lattice_phase(planes: np.ndarray) -> tuple[int, int]:
     return sideinfo.lattice_phase(sideinfo.measure(planes)) if _carries_side_information(planes) else (0, 0)
 
 
-def side_information(planes: np.ndarray, model: Model, phase: tuple[int, int]) -> np.ndarray | None:
-    """Side information int8 [SIDE] of an image that is coded in a phase, or None for small images."""
-    if not _carries_side_information(planes):
-        return None
-    stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
-    return sideinfo.quantise(stats, model.side_mean, model.side_std)
+def statistics(planes: np.ndarray, phase: tuple[int, int]) -> np.ndarray | None:
+    """Statistics (sideinfo.measure) of an image that is coded in a phase, or None for small images."""
+    return sideinfo.measure(planes[:, phase[0] :, phase[1] :]) if _carries_side_information(planes) else None
+
+
+def side_information(
+    planes: np.ndarray, model: Model, phase: tuple[int, int], stats: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Side information int8 [SIDE] of an image that is coded in a phase, or None for small images.
+
+    stats: ``statistics``, where they are known.
+    """
+    stats = statistics(planes, phase) if stats is None else stats
+    return None if stats is None else sideinfo.quantise(stats, model.side_mean, model.side_std)
 
 
 def _carries_side_information(planes: np.ndarray) -> bool:
@@ -345,7 +353,8 @@ def _carries_side_information(planes: np.ndarray) -> bool:
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
-           threads: int | None = None, side: np.ndarray | None = None) -> Container:  # fmt: skip
+           threads: int | None = None, side: np.ndarray | None = None,
+           stats: np.ndarray | None = None) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
@@ -354,13 +363,13 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     how). batches: most batches to plan for a head; None: the rule of streams.batches. gains: takes the code lengths
     and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
     suits the image. threads: None: as many as torch is set to. side: side information int8 [SIDE] in place of what is
-    measured, where the image carries any.
+    measured, where the image carries any. stats: ``statistics`` in the phase, where they are known.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
     phase = lattice_phase(planes) if phase is None else phase
-    measured = side_information(planes, model, phase)
+    measured = side_information(planes, model, phase, stats)
     side = measured if measured is None or side is None else side
     order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
