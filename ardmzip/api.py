@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ardmzip import efforts
-from ardmzip.container import MAX_PIXELS, Container, pack, unpack
+from ardmzip.container import MAX_PIXELS, Container, Part, pack, unpack
 from ardmzip.errors import ArdmError, ImageError, ModelError, OptionError
+from ardmzip.filebytes import AHEAD, Buffer, Source, source_of
+from ardmzip.tiling import Rectangle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 #: x, y, width and height of some pixels.
 Region = tuple[int, int, int, int]
-#: The bytes of a file, or its name.
-File = bytes | memoryview | str | os.PathLike[str]
+#: The bytes of a file, its name, or the file opened for reading bytes.
+File = bytes | memoryview | str | os.PathLike[str] | BinaryIO
 
 
 def compress(
@@ -159,8 +163,9 @@ def decompress(
     """The image of a ``.ardm`` file, exactly as it was: its mode, palette and pixels, and its metadata in ``info``.
 
     Args:
-        data: the bytes of the file, which may have been made on any device and back end, or its name. Of a memory map
-            only what is needed is read where a level or a region is asked for.
+        data: the bytes of the file, which may have been made on any device and back end, or its name, or the file
+            opened for reading bytes. Where a level or a region is asked for, only what is needed is read, and the rest
+            may be missing, as of a download that is under way.
         model: name or path of the model that made it, for one that is not installed; by default it is found by the id
             in the file.
         device, backend: as for compress.
@@ -171,16 +176,16 @@ def decompress(
         max_pixels: a file that claims to hold more is refused before memory is taken for them.
 
     Raises ImageError for 16-bit images other than gray, for which Pillow has no mode (see decompress_array);
-    FormatError for data that is damaged or not a ``.ardm`` file, ModelError when its model is not installed,
-    BackendError, OptionError for a region outside the image and for arguments of another kind, OSError for a file that
-    cannot be read. Wrong pixels are never returned: they are compared with
-    the file's checksums.
+    FormatError for data that is damaged or not a ``.ardm`` file, and CutOffError, which is one, where a level or a
+    region needs more of the file than there is; ModelError when its model is not installed, BackendError, OptionError
+    for a region outside the image and for arguments of another kind, OSError for a file that cannot be read. Wrong
+    pixels are never returned: they are compared with the file's checksums.
     """
     from ardmzip import formats
 
     container = _unpacked(data, level, region, max_pixels)
     formats.require_mode(container.pixel_format)
-    return formats.to_image(_restored(container, model, device, backend, level, region, progress))
+    return formats.to_image(picture_of(container, model, device, backend, progress))
 
 
 def decompress_array(
@@ -205,7 +210,7 @@ def decompress_array(
     True
     """
     container = _unpacked(data, level, region, max_pixels)
-    return _restored(container, model, device, backend, level, region, progress).array()
+    return picture_of(container, model, device, backend, progress).array()
 
 
 def restore(
@@ -220,19 +225,24 @@ def restore(
     max_pixels: int = MAX_PIXELS,
 ) -> Picture:
     """The picture of a ``.ardm`` file; see decompress."""
-    return _restored(_unpacked(data, level, region, max_pixels), model, device, backend, level, region, progress)
+    return picture_of(_unpacked(data, level, region, max_pixels), model, device, backend, progress)
 
 
-def _bytes(file: File) -> bytes | memoryview:
-    """The bytes of a file that are given, or whose name is."""
+@contextmanager
+def _opened(file: File) -> Iterator[Source]:
+    """The bytes of a file that are given, or whose name is, or that are read from it."""
     if isinstance(file, str | os.PathLike):
-        return Path(file).read_bytes()
+        with open(file, "rb", buffering=AHEAD) as opened:
+            yield source_of(opened)
+        return
+    with suppress(TypeError):
+        file = memoryview(file)  # type: ignore[arg-type]
     if isinstance(file, bytes | memoryview):
-        return file
-    try:
-        return memoryview(file).cast("B")
-    except TypeError as error:
-        raise OptionError(f"give the bytes of an .ardm file or its name, not {type(file).__name__}") from error
+        yield Buffer(file)
+    elif isinstance(file, io.TextIOBase) or not hasattr(file, "read"):
+        raise OptionError(f"give the bytes of an .ardm file, its name or a binary file, not {type(file).__name__}")
+    else:
+        yield source_of(file)
 
 
 def _whole(name: str, value: int) -> int:
@@ -248,27 +258,22 @@ def _unpacked(file: File, level: int, region: Region | None, max_pixels: int) ->
         raise OptionError(f"level must be at least 0, not {level}")
     if level and region is not None:
         raise OptionError("a level or a region, not both")
+    wanted = None
     if region is not None:
         if not isinstance(region, Iterable) or len(tuple(region)) != 4:
             raise OptionError(f"a region is (x, y, width, height), not {region!r}")
-        for number in region:
-            _whole("each number of a region", number)
-    container = unpack(_bytes(file), max_pixels, whole=level == 0 and region is None)
-    if region is not None:
-        x, y, width, height = region
-        if min(x, y) < 0 or min(width, height) < 1 or x + width > container.width or y + height > container.height:
-            size = f"{container.width} x {container.height}"
-            raise OptionError(f"a region of {width} x {height} pixels at {x},{y} is not within {size}")
-    return container
+        x, y, width, height = (_whole("each number of a region", number) for number in region)
+        wanted = Rectangle(y, x, height, width)
+    with _opened(file) as source:
+        return unpack(source, max_pixels, Part(_whole("level", level), region=wanted))
 
 
-def _restored(
-    container: Container, model: str | Path | None, device: str, backend: str, level: int, region: Region | None,
-    progress: Callable[[float], None] | None,
-) -> Picture:  # fmt: skip
+def picture_of(
+    container: Container, model: str | Path | None, device: str, backend: str, progress: Callable[[float], None] | None
+) -> Picture:
+    """The picture of a file that is unpacked, or of the part of it that is; see decompress."""
     from ardmzip import metadata, raster
     from ardmzip.formats import Picture
-    from ardmzip.tiling import Rectangle
 
     def load() -> tuple[Model, Backend]:
         from ardmzip import network
@@ -276,11 +281,9 @@ def _restored(
         return fitting_model(container.model_id, model), network.backend(device, backend)
 
     kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
-    wanted = None
-    if region is not None:
-        x, y, width, height = region
-        wanted = Rectangle(y, x, height, width)
-    return Picture(raster.decode(container, load, progress, level, wanted), container.pixel_format, kept)
+    part = container.part
+    samples = raster.decode(container, load, progress, part.level, part.region)
+    return Picture(samples, container.pixel_format, kept)
 
 
 def fitting_model(identity: bytes, name: str | Path | None) -> Model:

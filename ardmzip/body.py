@@ -67,14 +67,14 @@ class Encoder:
     side: np.ndarray | None = None
     _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
 
-    def network(self, planes: np.ndarray) -> tuple[Model, Backend]:
-        """Model and back end, by the planes of the file's first part."""
+    def network(self, planes: np.ndarray, stats: np.ndarray | None = None) -> tuple[Model, Backend]:
+        """Model and back end, by the planes of the file's first part. stats: as for codec.encode."""
         from ardmzip import choice, network
 
         if self._loaded is None:
             known = choice.candidates() if self.model is None else [self.model]
             chosen = network.backend(self.device, self.backend)
-            self._loaded = choice.best_model(planes, known, chosen, self.phase), chosen
+            self._loaded = choice.best_model(planes, known, chosen, self.phase, stats), chosen
         return self._loaded
 
     def fork(self, threads: int) -> Encoder:
@@ -145,11 +145,13 @@ class Encoder:
         bound = len(quick) if rival is None else min(rival, len(quick))
         if depth < 8 or _is_next_to_nothing(quick, samples):
             return self._stored(samples, min(stored.smallest(samples, depth), quick, key=len))
-        from ardmzip import choice
+        from ardmzip import choice, codec
 
         planes = to_planes(samples)
-        estimate = choice.estimated_bytes(planes, *self.network(planes), self.phase)
-        return self._chosen(samples, depth, quick, bound, estimate, lambda: self._coded(planes, progress), gained)
+        stats = codec.statistics(planes, self.phase)
+        estimate = choice.estimated_bytes(planes, *self.network(planes, stats), self.phase, stats=stats)
+        code = partial(self._coded, planes, progress, stats)
+        return self._chosen(samples, depth, quick, bound, estimate, code, gained)
 
     def _chosen(
         self, samples: np.ndarray, depth: int, quick: bytes, bound: int, estimate: float, code: Callable[[], Container],
@@ -196,18 +198,18 @@ class Encoder:
             del self.gains[gained:]
         return other
 
-    def _coded(self, planes: np.ndarray, progress: Progress | None) -> Container:
-        """The body that the model codes."""
+    def _coded(self, planes: np.ndarray, progress: Progress | None, stats: np.ndarray | None = None) -> Container:
+        """The body that the model codes. stats: as for codec.encode."""
         from ardmzip import codec
 
-        loaded, backend = self.network(planes)
+        loaded, backend = self.network(planes, stats)
         learn = self._learns(loaded)
         side = self.side if len(planes) == 3 else None
         doubtful = learn and (planes.size < TRIAL or self.steps is not None or self.batches is not None)
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
             planes, loaded, backend, self.steps, progress, learn=learn, batches=self.batches, gains=found,
-            phase=self.phase, threads=self.threads, side=side,
+            phase=self.phase, threads=self.threads, side=side, stats=stats,
         )  # fmt: skip
         if doubtful and found:
             planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
@@ -215,7 +217,7 @@ class Encoder:
                 found = None if self.gains is None else []
                 coded = codec.encode(
                     planes, loaded, backend, self.steps, learn=False, gains=found, phase=self.phase,
-                    threads=self.threads, side=side,
+                    threads=self.threads, side=side, stats=stats,
                 )  # fmt: skip
         if self.gains is not None and found:
             self.gains.extend(found)

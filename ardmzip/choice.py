@@ -34,21 +34,27 @@ def candidates() -> list[Model]:
     return found
 
 
-def best_model(planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0)) -> Model:
+def best_model(
+    planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0),
+    stats: np.ndarray | None = None,
+) -> Model:  # fmt: skip
     """The model by which a sample of an image's pixels takes the fewest bits, with frozen heads; the first of equals.
 
-    planes: uint8 [channels, height, width]; phase: of the lattice.
+    planes: uint8 [channels, height, width]; phase: of the lattice; stats: codec.statistics, where they are known.
     """
-    return best_models(planes[None], models, backend, phase)[0]
+    return best_models(planes[None], models, backend, phase, stats)[0]
 
 
 def best_models(
-    planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0)
-) -> list[Model]:
+    planes: np.ndarray, models: Sequence[Model], backend: Backend, phase: tuple[int, int] = (0, 0),
+    stats: np.ndarray | None = None,
+) -> list[Model]:  # fmt: skip
     """``best_model`` for each of several small images: uint8 [images, channels, height, width]."""
     if len(models) == 1 or planes[0, 0].size == 1:
         return [models[0]] * len(planes)
-    bits = [_sampled_bits(planes, candidate, backend, phase) for candidate in models]
+    if len(planes) == 1 and stats is None:
+        stats = codec.statistics(planes[0], phase)
+    bits = [_sampled_bits(planes, candidate, backend, phase, stats) for candidate in models]
     return [models[best] for best in np.argmin(bits, axis=0)]
 
 
@@ -61,12 +67,14 @@ def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tup
     return float(_sampled_bits(planes[None], chosen, backend, phase)[0])
 
 
-def _sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int]) -> np.ndarray:
+def _sampled_bits(
+    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], stats: np.ndarray | None = None
+) -> np.ndarray:
     """``sampled_bits`` of each image: float64 [images]."""
     order = _order(planes, phase)
     # images one pixel high or wide lack some lattices
     kind = next(kind for kind in range(KINDS) if np.prod(order.lattice_shape(0, kind)))
-    with _predictor(planes, chosen, backend, phase) as predictor:
+    with _predictor(planes, chosen, backend, phase, stats) as predictor:
         return sum((sample.bits for sample in _samples(planes, order, 0, [kind], predictor)), np.zeros(len(planes)))
 
 
@@ -86,14 +94,16 @@ def best_phase(
 
 
 def estimated_bytes(
-    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0), sample: int = SAMPLE
-) -> float:
+    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0), sample: int = SAMPLE,
+    stats: np.ndarray | None = None,
+) -> float:  # fmt: skip
     """About how long an image is in the code of a frozen model, by pixels spread over its two finest levels.
 
-    planes: uint8 [channels, height, width]; phase: of the lattice; sample: pixels of each atom that are looked at.
+    planes: uint8 [channels, height, width]; phase: of the lattice; sample: pixels of each atom that are looked at;
+    stats: codec.statistics, where they are known.
     """
     order = _order(planes[None], phase)
-    with _predictor(planes[None], chosen, backend, phase) as predictor:
+    with _predictor(planes[None], chosen, backend, phase, stats) as predictor:
         samples = [
             one
             for level in range(min(ESTIMATE_LEVELS, order.levels))
@@ -128,9 +138,11 @@ def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:
     return LatticeOrder(height, width, channels, phase)
 
 
-def _predictor(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int]) -> Predictor:
+def _predictor(
+    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], stats: np.ndarray | None
+) -> Predictor:
     """For one image, or for several that carry no side information."""
-    side = codec.side_information(planes[0], chosen, phase)
+    side = codec.side_information(planes[0], chosen, phase, stats)
     if side is not None and len(planes) > 1:
         raise ValueError("images that carry side information are looked at one by one")
     return Predictor(chosen, backend, side)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ardmzip import features, learning, mixture, rans, sideinfo
+from ardmzip import features, learning, mixture, rans, sideinfo, streams
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.contexts import block_tables
 from ardmzip.errors import FormatError, ImageError, OptionError
@@ -37,13 +37,12 @@ from ardmzip.predictor import (
     window_offsets,
 )
 from ardmzip.schedule import best_batches, best_schedule, loss_for_order
+from ardmzip.streams import Coding
 
 Progress = Callable[[float], None]
 #: Maps a function over rows and yields the results in order, as the built-in map does.
 Ahead = Callable[..., Iterator[Any]]
 
-#: Pixels coded together (part of the format: high nibbles of a batch precede its low nibbles in the stream).
-BATCH = 1 << 16
 #: Images of fewer sub-pixels are coded atom by atom: the threads would wait for each other more than they work.
 LANES_FROM = 1 << 16
 #: Images with fewer pixels carry no side information: 24 bytes cost more than they save. Nor do images without a whole
@@ -74,7 +73,7 @@ class EncodingCoder:
     def __init__(self, planes: np.ndarray, order: LatticeOrder, gains: list[learning.Gain] | None = None) -> None:
         self.planes, self.order, self.gains = planes, order, gains
         self.encoder = rans.Encoder()
-        self._level = order.levels
+        self._cuts = streams.Cuts(order)
         # Of atoms that are being coded: several threads may each have one. The entries are made by ``known``, which the
         # walk calls before any thread begins with the atom.
         self._values: dict[Atom, np.ndarray] = {}
@@ -111,10 +110,8 @@ class EncodingCoder:
 
     def flush(self, atom: Atom, ended: bool) -> None:
         intervals = self._intervals[atom]
-        if atom.level < self._level and intervals:
-            self._level = atom.level
-            if atom.level in self.order.cuts:
-                self.encoder.cut()
+        if intervals and self._cuts.before(atom.level):
+            self.encoder.cut()
         while intervals:
             start, width = intervals.popleft()
             self.encoder.push(start.ravel(), width.ravel())
@@ -128,9 +125,8 @@ class DecodingCoder:
     """Decodes the values from the rANS words."""
 
     def __init__(self, segments: tuple[np.ndarray, ...], order: LatticeOrder) -> None:
-        self.order = order
         self.decoder = rans.Decoder(segments)
-        self._level = order.levels
+        self._cuts = streams.Cuts(order)
 
     def base(self, channels: int) -> np.ndarray:
         nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels, 1)))
@@ -144,10 +140,8 @@ class DecodingCoder:
         """Nothing is kept of an atom."""
 
     def batch(self, atom: Atom, pixels: np.ndarray, distribution: Distribution | LearnedDistribution) -> np.ndarray:
-        if atom.level < self._level:
-            self._level = atom.level
-            if atom.level in self.order.cuts:
-                self.decoder.cut()
+        if self._cuts.before(atom.level):
+            self.decoder.cut()
         high = self.decoder.pop(distribution.rows())
         low = self.decoder.pop(distribution.rows(high))
         self.decoder.end_batch(2 * len(high))
@@ -198,7 +192,7 @@ class Pyramid:
 @dataclass
 class Plan:
     """What both sides must agree on: the order, the first atoms of the network calls, whether the heads learn, and
-    where their batches end then (learning.batches)."""
+    where their batches end then (streams.batches)."""
 
     order: LatticeOrder
     calls: tuple[int, ...]
@@ -213,15 +207,12 @@ class _Walk:
         self.plan, self.predictor, self.coder, self._progress = plan, predictor, coder, progress
         order = plan.order
         self.pyramid = Pyramid(order, coder.base(order.channels))
+        self._codings = streams.codings(order, plan.learning, plan.batch_ends, level)
         #: Sub-pixels of the atoms; those of levels that are not wanted count as empty.
-        self.sizes: list[int] = [
-            size if atom.level >= level else 0 for atom, size in zip(order.atoms, order.sizes().tolist(), strict=True)
-        ]
+        self.sizes = [coding.size for coding in self._codings]
         self._done = [0] * len(self.sizes)
         self._blocks = block_tables(order.height, order.width)
         self._heads: dict[int, Head] = {}
-        #: The last atom that needs a head.
-        self._last = {expert: i for i, expert in enumerate(map(_expert, order.atoms)) if self.sizes[i]}
 
     def report(self) -> None:
         if self._progress:
@@ -237,33 +228,28 @@ class _Walk:
             yield pixels, values
 
     def _batches(self, index: int, array: Any, ahead: Ahead) -> Batches:
-        atom, size = self.plan.order.atoms[index], self.sizes[index]
-        if not self.plan.learning or size < learning.MIN_ATOM:
-            return self._frozen(atom, size, array)
-        expert = _expert(atom)
-        final = self._last[expert] == index
-        if expert not in self._heads:
-            if final and learning.is_one_batch(size, self.plan.batch_ends):
-                # the head as trained does it all: there is neither time nor need to learn
-                return self._frozen(atom, size, array, learning.spread(size))
-            self._heads[expert] = Head(self.predictor.model.untaught(expert), int(self._blocks[-1, 2]))
-        return self._learned(atom, size, array, self._heads[expert], final, ahead)
+        atom, coding = self.plan.order.atoms[index], self._codings[index]
+        if not coding.learns:
+            return self._frozen(atom, coding, array)
+        if atom.expert not in self._heads:
+            self._heads[atom.expert] = Head(self.predictor.model.untaught(atom.expert), int(self._blocks[-1, 2]))
+        return self._learned(atom, coding, array, self._heads[atom.expert], ahead)
 
-    def _frozen(self, atom: Atom, size: int, array: Any, step: int = 1) -> Batches:
-        """Code an atom with the head as trained, its i-th pixel being number ``i * step % size`` of the raster."""
-        for first in range(0, size, BATCH):
-            pixels = np.arange(first, min(first + BATCH, size), dtype=np.int64) * step % size
+    def _frozen(self, atom: Atom, coding: Coding, array: Any) -> Batches:
+        """Code an atom with the head as trained."""
+        step = learning.spread(coding.size) if coding.spread else 1
+        for start, end in pairwise(coding.bounds()):
+            pixels = np.arange(start, end, dtype=np.int64) * step % coding.size
             at, stride = window_offsets(self.plan.order, atom, pixels)
             yield pixels, self.coder.batch(atom, pixels, self.predictor.distribution(atom, array, at, stride))
 
-    def _learned(self, atom: Atom, size: int, array: Any, head: Head, final: bool, ahead: Ahead) -> Batches:
+    def _learned(self, atom: Atom, coding: Coding, array: Any, head: Head, ahead: Ahead) -> Batches:
         """Code an atom in the order of learning.spread, with a head that learns from each batch.
 
-        final: no later atom needs the head. The trunk does not depend on the head, so ``ahead`` may evaluate the next
-        chunks of batches meanwhile.
+        The trunk does not depend on the head, so ``ahead`` may evaluate the next chunks of batches meanwhile.
         """
-        step = learning.spread(size)
-        chunks = _chunks(learning.batches(head.seen, size, self.plan.batch_ends), self.predictor.chunk)
+        size, step = coding.size, learning.spread(coding.size)
+        chunks = _chunks(coding.bounds(), self.predictor.chunk)
 
         def evaluate(ends: list[int]) -> tuple[np.ndarray, Activations]:
             pixels = np.arange(ends[0], ends[-1], dtype=np.int64) * step % size
@@ -275,22 +261,19 @@ class _Walk:
                 part = slice(start - chunk[0], end - chunk[0])
                 distribution = LearnedDistribution(head, activations[part], self.predictor)
                 values = self.coder.batch(atom, pixels[part], distribution)
-                if not final or end < size:
+                if not coding.final or end < size:
                     distribution.learn(values)
                 yield pixels[part], values
 
 
-def _expert(atom: Atom) -> int:
-    return features.expert_index(atom.level, atom.kind, atom.channel)
-
-
-def _chunks(batches: Iterable[int], size: int) -> list[list[int]]:
+def _chunks(bounds: Iterable[int], size: int) -> list[list[int]]:
     """Batches gathered to chunks of about ``size`` pixels: each the pixels at which its batches begin, and its end."""
-    chunks = [[0]]
-    for batch in batches:
+    first, *ends = bounds
+    chunks = [[first]]
+    for end in ends:
         if chunks[-1][-1] - chunks[-1][0] >= size:
             chunks.append(chunks[-1][-1:])
-        chunks[-1].append(chunks[-1][-1] + batch)
+        chunks[-1].append(end)
     return chunks
 
 
@@ -346,12 +329,20 @@ def lattice_phase(planes: np.ndarray) -> tuple[int, int]:
     return sideinfo.lattice_phase(sideinfo.measure(planes)) if _carries_side_information(planes) else (0, 0)
 
 
-def side_information(planes: np.ndarray, model: Model, phase: tuple[int, int]) -> np.ndarray | None:
-    """Side information int8 [SIDE] of an image that is coded in a phase, or None for small images."""
-    if not _carries_side_information(planes):
-        return None
-    stats = sideinfo.measure(planes[:, phase[0] :, phase[1] :])
-    return sideinfo.quantise(stats, model.side_mean, model.side_std)
+def statistics(planes: np.ndarray, phase: tuple[int, int]) -> np.ndarray | None:
+    """Statistics (sideinfo.measure) of an image that is coded in a phase, or None for small images."""
+    return sideinfo.measure(planes[:, phase[0] :, phase[1] :]) if _carries_side_information(planes) else None
+
+
+def side_information(
+    planes: np.ndarray, model: Model, phase: tuple[int, int], stats: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Side information int8 [SIDE] of an image that is coded in a phase, or None for small images.
+
+    stats: ``statistics``, where they are known.
+    """
+    stats = statistics(planes, phase) if stats is None else stats
+    return None if stats is None else sideinfo.quantise(stats, model.side_mean, model.side_std)
 
 
 def _carries_side_information(planes: np.ndarray) -> bool:
@@ -362,29 +353,30 @@ def _carries_side_information(planes: np.ndarray) -> bool:
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
-           threads: int | None = None, side: np.ndarray | None = None) -> Container:  # fmt: skip
+           threads: int | None = None, side: np.ndarray | None = None,
+           stats: np.ndarray | None = None) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
     every atom is a call of its own, which no cut beats, as knowing more never costs bits. chunk: pixels the network
     evaluates at a time; the file does not depend on it. learn: let the heads learn while coding (if the model tells
-    how). batches: most batches to plan for a head; None: the rule of learning.batches. gains: takes the code lengths
+    how). batches: most batches to plan for a head; None: the rule of streams.batches. gains: takes the code lengths
     and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
     suits the image. threads: None: as many as torch is set to. side: side information int8 [SIDE] in place of what is
-    measured, where the image carries any.
+    measured, where the image carries any. stats: ``statistics`` in the phase, where they are known.
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
     phase = lattice_phase(planes) if phase is None else phase
-    measured = side_information(planes, model, phase)
+    measured = side_information(planes, model, phase, stats)
     side = measured if measured is None or side is None else side
     order = LatticeOrder(height, width, channels, phase)
     calls: tuple[int, ...] = tuple(range(len(order.atoms)))
     if steps is not None and order.atoms:
         calls = best_schedule(order.sizes(), loss_for_order(model.loss[channels], order), steps).calls
     # an image whose atoms are all too small to teach is no different, but says what it is
-    teaches = order.sizes().max(initial=0) >= learning.MIN_ATOM
+    teaches = order.sizes().max(initial=0) >= streams.MIN_ATOM
     plan = Plan(order, calls, learn and model.learns and teaches)
     coder = EncodingCoder(planes, order, gains)
     if batches is not None and not (learn and model.learns):
@@ -418,9 +410,10 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         side = np.frombuffer(container.side_info, np.int8)
     if container.learning and not model.learns:
         raise FormatError(f"the file wants a learning head, which model {model.name} does not have")
-    if len(container.segments) <= len(order.cuts):  # before memory is taken for what is not there
-        raise FormatError("damaged: a stream is missing")
     plan = Plan(order, container.call_starts, container.learning, container.batch_ends)
+    # before memory is taken for what is not there
+    if len(container.segments) < streams.count(order, plan.learning, plan.batch_ends, level):
+        raise FormatError("damaged: a stream is missing")
     coder = DecodingCoder(container.segments, order)
     with Predictor(model, backend, side, chunk, threads) as predictor:
         planes = walk(plan, predictor, coder, progress, level)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
-from ardmzip import tiling
+from ardmzip import streams, tiling
 from ardmzip.ardm.order import RandomOrder
-from ardmzip.errors import FormatError
+from ardmzip.errors import CutOffError, FormatError, OptionError
+from ardmzip.filebytes import Buffer, Source
 from ardmzip.order import LatticeOrder
 from ardmzip.pixelformat import PixelFormat
+from ardmzip.tiling import Rectangle
 from ardmzip.varint import LIMIT, Reader, varint
 
 MAGIC = b"\x9aARD"
@@ -55,8 +57,35 @@ _FILE_NAMES = {
     _TILE: "tile", **_TILE_NAMES,
 }  # fmt: skip
 _REPEATED = (STREAM, _TILE)
+#: What stands before the coded samples of a file.
+_HEAD_KINDS = (FORMAT, _METADATA, _TILING, _CHANGES, _HEAD)
 _CRC_BYTES = 4
 _RELATIVE = 0x80  # flag of low bits
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is wanted of an image: every 2**level-th row and column, counted from the lattice phase, or the pixels of a
+    region; or, without either, all of it."""
+
+    level: int = 0
+    #: In place of a level: the finest one that has at most so many pixels a side.
+    side: int | None = None
+    region: Rectangle | None = None
+
+    def of(self, order: LatticeOrder) -> Part:
+        """The same without ``side``, of an image of this order; raises OptionError for a region outside the image."""
+        if self.side is not None:
+            levels = range(order.levels)
+            return Part(next((n for n in levels if max(order.level_shape(n)) <= self.side), order.levels))
+        if self.region is not None and self.region.overlap(Rectangle(0, 0, order.height, order.width)) != self.region:
+            top, left, height, width = self.region
+            where = f"{width} x {height} pixels at {left},{top}"
+            raise OptionError(f"a region of {where} is not within {order.width} x {order.height}")
+        return self
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +124,7 @@ class Container:
     pixel_crc: int | None
     #: Whether the heads learn while coding.
     learning: bool = False
-    #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of learning.batches.
+    #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of streams.batches.
     batch_ends: tuple[int, ...] | None = None
     #: Payload of a general coder (stored.py) in place of a model's picture: of the alpha and the low bits too, where
     #: these have no body of their own.
@@ -120,6 +149,9 @@ class Container:
     saved: int = 0
     #: The random order, if the model codes in one (ardm); None: the lattice order.
     random: RandomOrder | None = None
+    #: What of the file was read: there may be no streams of finer levels and no pixel checksum, nor other tiles than
+    #: those of a region.
+    part: Part = WHOLE
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -138,6 +170,11 @@ class Container:
             yield from self.low.body.parts
         if self.alpha is not None:
             yield from self.alpha.parts
+
+    @property
+    def places(self) -> list[Rectangle]:
+        """Where the tiles lie."""
+        return [] if self.tile is None else tiling.grid(self.height, self.width, self.tile, self.part.region)
 
     @property
     def uses_model(self) -> bool:
@@ -237,22 +274,23 @@ def _sealed_chunks(c: Container) -> list[bytes]:
     return [*levels, *_body_chunks(c), bytes([_END]), _u32(c.pixel_crc)]
 
 
-def outline(file: bytes | memoryview) -> tuple[int, list[tuple[int, int]]]:
+def outline(file: bytes | memoryview | Source) -> tuple[int, list[tuple[int, int]]]:
     """Where the chunks of a file begin, and the type and the end of each; only the places are looked at.
 
     Behind the last one there are the end marker and two checksums. The short form has no chunks: its stream begins
     there.
     """
-    reader = Reader(memoryview(file).cast("B"))
-    reader.take(len(MAGIC) + 2)
+    reader = Reader(file if isinstance(file, Source) else memoryview(file).cast("B"))
+    reader.take(len(MAGIC) + 1)
+    short = reader.byte() & _FLAG_SHORT
     reader.size("width")
     reader.size("height")
     reader.take(MODEL_ID_BYTES)
-    first = len(reader.before())
+    first = reader.at
     chunks: list[tuple[int, int]] = []
-    while not is_short(file) and (kind := reader.byte()) != _END:
+    while not short and (kind := reader.byte()) != _END:
         reader.take(reader.varint("chunk length"))
-        chunks.append((kind, len(reader.before())))
+        chunks.append((kind, reader.at))
     return first, chunks
 
 
@@ -301,119 +339,193 @@ def _body_chunks(c: Container) -> list[bytes]:
     return parts
 
 
-def unpack(data: bytes | memoryview, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Container:
+def unpack(data: bytes | memoryview | Source, max_pixels: int = MAX_PIXELS, part: Part = WHOLE) -> Container:
     """The container of a file, or FormatError with one line that says what is wrong.
 
-    whole: compare the checksum of the file; in the short form it is one with that of the pixels, so nothing is compared
-    yet. Else, if the file has a checksum of its head, the contents of streams and of stored samples are not read yet:
-    they are views of ``data``.
+    part: what of the image is wanted. If the file has a checksum of its head, only what this needs is read, and what
+    stands behind may be cut off; CutOffError tells that something is missing that is needed. Else the checksum of the
+    file is compared; in the short form it is one with that of the pixels, so nothing is compared yet.
 
     Magic and version come first, so that other files and newer versions are named as such; then the checksum of the
     file, so that damage anywhere is called damage; what is refused after that was written wrongly, or by a newer
     writer.
     """
-    view = memoryview(data).cast("B")
-    _check_version(view)
-    reader = Reader(view[:-_CRC_BYTES])
-    reader.take(len(MAGIC) + 1)
+    source = data if isinstance(data, Source) else Buffer(data)
+    _check_version(source.read(0, len(MAGIC) + 1 + _CRC_BYTES))
+    wanted = part
+    if part != WHOLE:
+        reader = Reader(source)
+        header = _read_header(reader, max_pixels)
+        wanted = part.of(header.order)
+        if wanted != WHOLE and not header.short:
+            head = _read_head(reader, header)
+            if _HEAD in head.found:
+                return _contents(reader, head, wanted)
+    view = memoryview(source.everything()).cast("B")
     short = is_short(view[:-_CRC_BYTES])
-    if whole and not short:
-        _check_file_crc(view)
+    if not short and zlib.crc32(view[:-_CRC_BYTES]) != _file_crc(view):
+        if part != WHOLE:
+            _check_complete(view)
+        raise FormatError("damaged or truncated: file checksum does not match")
+    reader = Reader(view[:-_CRC_BYTES])
+    header = _read_header(reader, max_pixels)
+    if short:
+        return replace(_short(reader, view, header), part=wanted)
+    return _contents(reader, _read_head(reader, header), wanted)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What every file begins with."""
+
+    flags: int
+    width: int
+    height: int
+    model_id: bytes
+
+    @property
+    def short(self) -> bool:
+        return bool(self.flags & _FLAG_SHORT)
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.flags & GRAY else 3
+
+    @property
+    def order(self) -> LatticeOrder:
+        return LatticeOrder(self.height, self.width, self.channels, _phase(self.flags))
+
+
+def _read_header(reader: Reader, max_pixels: int) -> _Header:
+    reader.take(len(MAGIC) + 1)
     flags = _read_flags(reader, _BODY_FLAGS | _FLAG_SHORT)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
-    model_id = bytes(reader.take(MODEL_ID_BYTES))
-    if short:
-        return _short(reader, view, flags, width, height, model_id)
-    chunks: list[tuple[int, memoryview]] = []
-    for kind, payload in _read_chunks(reader, _FILE_NAMES):
-        chunks.append((kind, payload))
+    return _Header(flags, width, height, bytes(reader.take(MODEL_ID_BYTES)))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A header, the payloads of the chunks that stand before the coded samples, and the chunks to come."""
+
+    header: _Header
+    found: Mapping[int, memoryview]
+    chunks: Iterator[tuple[int, int]]
+
+
+def _read_head(reader: Reader, header: _Header) -> _Head:
+    found: dict[int, memoryview] = {}
+    chunks = _read_chunks(reader, _FILE_NAMES)
+    for kind, length in chunks:
+        if kind not in _HEAD_KINDS:
+            return _Head(header, found, chain([(kind, length)], chunks))
+        crc = reader.crc
+        found[kind] = reader.take(length)
         if kind == _HEAD:
-            _check_head_crc(reader.before(), payload)
-    found = dict(chunks)
-    if not whole and _HEAD not in found:
-        _check_file_crc(view)
-    pixel_crc = _pixel_crc(reader)
+            _check_head_crc(crc, found[kind])
+    return _Head(header, found, iter(()))
+
+
+def _contents(reader: Reader, head: _Head, part: Part) -> Container:
+    """The container of a file that is read up to the coded samples."""
+    header, found = head.header, head.found
     described = PixelFormat.from_bytes(found[FORMAT]) if FORMAT in found else None
-    colours = 1 if flags & GRAY else 3
-    if described is not None and described.colours != colours:
-        raise FormatError(f"{described.title} samples in a file of {colours} channels")
+    if described is not None and described.colours != header.channels:
+        raise FormatError(f"{described.title} samples in a file of {header.channels} channels")
     extra, depth = (described.extra, described.depth) if described is not None else (False, 8)
-    if _TILING in found or _TILE in found:
-        tile, tiles = _tiles(chunks, flags, width, height, extra, depth, model_id)
-        phase = _phase(flags)
-        body = Container(width, height, colours, phase, model_id, b"", None, (), pixel_crc, tile=tile, tiles=tiles)
+    frame = _Frame(header.flags, header.width, header.height, extra, depth, header.model_id)
+    if _TILING in found:
+        body = _tiles(reader, head, frame, part)
     else:
-        body = _body(chunks, flags, width, height, extra, depth, model_id, pixel_crc)
-    if not body.uses_model and model_id != NO_MODEL:
+        body = _body(reader, head.chunks, frame, part.level, sealed=True)
+    if not body.uses_model and header.model_id != NO_MODEL and part.region is None:
         raise FormatError("the file names a model, but uses none")
     metadata = bytes(found[_METADATA]) if _METADATA in found else None
     changes, saved = None, 0
     if _CHANGES in found:
-        if not body.uses_model:
+        if not body.uses_model and part.region is None:
             raise FormatError("changes of a model in a file that uses none")
         within = Reader(found[_CHANGES])
         saved = within.varint("bytes saved by changes")
         changes = bytes(within.take(within.left()))
-    return replace(body, format=described, metadata=metadata, changes=changes, saved=saved)
+    return replace(body, format=described, metadata=metadata, changes=changes, saved=saved, part=part)
 
 
-def _short(reader: Reader, view: memoryview, flags: int, width: int, height: int, model_id: bytes) -> Container:
+def _short(reader: Reader, view: memoryview, header: _Header) -> Container:
     """The container of a file in the short form, read up to its stream."""
-    if width * height > MAX_SHORT_PIXELS:
-        raise FormatError(f"damaged: {width} x {height} pixels in the short form")
+    if header.width * header.height > MAX_SHORT_PIXELS:
+        raise FormatError(f"damaged: {header.width} x {header.height} pixels in the short form")
     stream = bytes(reader.take(reader.left()))
     if stream.endswith(b"\0"):
         raise FormatError("damaged or truncated: the stream ends with 0")
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
     pixel_crc = _file_crc(view) ^ zlib.crc32(view[:-_CRC_BYTES])
     return Container(
-        width, height, 1 if flags & GRAY else 3, _phase(flags), model_id, b"", None, (words,), pixel_crc,
-        bool(flags & _FLAG_LEARNING),
+        header.width, header.height, header.channels, _phase(header.flags), header.model_id, b"", None, (words,),
+        pixel_crc, bool(header.flags & _FLAG_LEARNING),
     )  # fmt: skip
 
 
-def _tiles(
-    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes
-) -> tuple[tuple[int, int], tuple[Container, ...]]:
-    """Height and width of a file's tiles, and the tiles."""
-    payloads: list[memoryview] = []
-    tile = None
-    for kind, payload in chunks:
-        if kind == _TILING:
-            reader = Reader(payload)
-            tile = reader.size("tile height"), reader.size("tile width")
-            if reader.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
-                raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
-        elif kind == _TILE:
-            payloads.append(payload)
-        elif kind not in (FORMAT, _METADATA, _CHANGES, _HEAD):
-            raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
-    if tile is None:
-        raise FormatError("tiles without a tiling chunk")
-    if flags & _FLAG_LEARNING:
+@dataclass(frozen=True)
+class _Frame:
+    """What is known of a body before it is read. extra: whether alpha or padding is among its samples, which have
+    ``depth`` bits."""
+
+    flags: int
+    width: int
+    height: int
+    extra: bool
+    depth: int
+    model_id: bytes
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.flags & GRAY else 3
+
+
+def _tiles(reader: Reader, head: _Head, frame: _Frame, part: Part) -> Container:
+    """The container of a file of tiles, with those that are wanted."""
+    within = Reader(head.found[_TILING])
+    tile = within.size("tile height"), within.size("tile width")
+    if within.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
+        raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
+    if frame.flags & _FLAG_LEARNING:
         raise FormatError("learning is a matter of each tile")
-    if -(-height // tile[0]) * -(-width // tile[1]) != len(payloads):
-        raise FormatError(f"{len(payloads)} tiles of {tile[1]} x {tile[0]} do not make {width} x {height} pixels")
-    tiles = []
-    for (_, _, rows, columns), payload in zip(tiling.grid(height, width, tile), payloads, strict=True):
-        reader = Reader(payload)
-        own = _read_inner_flags(reader, 1 if flags & GRAY else 3, _phase(flags))
-        _check_phase(own, columns, rows)
-        within = [*_read_chunks(reader, _TILE_NAMES)]
+    top, left, rows, columns = part.region or Rectangle(0, 0, frame.height, frame.width)
+    count = tiling.number(top + rows - 1, left + columns - 1, frame.width, tile) + 1
+    found: list[Reader] = []
+    pixel_crc = None
+    for kind, length in head.chunks:
+        if kind != _TILE:
+            raise FormatError(f"a {_FILE_NAMES[kind]} chunk beside tiles")
+        found.append(reader.within(length))
+        if part != WHOLE and len(found) == count:
+            break  # the rest is not needed
+    else:
         pixel_crc = _pixel_crc(reader)
-        tiles.append(_body(within, own, columns, rows, extra, depth, model_id, pixel_crc))
-    return tile, tuple(tiles)
+    if len(found) != count:
+        what = f"{frame.width} x {frame.height} pixels"
+        raise FormatError(f"{len(found)} tiles of {tile[1]} x {tile[0]} do not make {what}")
+    tiles = []
+    for top, left, rows, columns in tiling.grid(frame.height, frame.width, tile, part.region):
+        own = found[tiling.number(top, left, frame.width, tile)]
+        flags = _read_inner_flags(own, frame.channels, _phase(frame.flags))
+        _check_phase(flags, columns, rows)
+        place = replace(frame, flags=flags, width=columns, height=rows)
+        tiles.append(_body(own, _read_chunks(own, _TILE_NAMES), place, min(part.level, tiling.LEVELS), sealed=True))
+    return Container(
+        frame.width, frame.height, frame.channels, _phase(frame.flags), frame.model_id, b"", None, (), pixel_crc,
+        tile=tile, tiles=tuple(tiles), part=part,
+    )  # fmt: skip
 
 
 def _pixel_crc(reader: Reader) -> int:
     """The checksum behind an end marker, which is the last that there is."""
     crc = int.from_bytes(reader.take(_CRC_BYTES), "little")
-    if reader.left():
-        raise FormatError(f"{reader.left()} stray bytes after a pixel checksum")
+    reader.finish("a pixel checksum")
     return crc
 
 
@@ -425,12 +537,15 @@ def unpack_body(
 
     colours: 1 or 3 channels. extra: whether alpha or padding follows them. depth: bits of a sample. phase: of the file.
     """
-    reader = Reader(memoryview(data).cast("B"))
-    flags = _read_inner_flags(reader, colours, phase)
-    chunks = [*_read_chunks(reader, _BODY_NAMES)]
-    if reader.left():
-        raise FormatError(f"{reader.left()} stray bytes after the end of a body")
-    return _body(chunks, flags, width, height, extra, depth, model_id)
+    flags = (GRAY if colours == 1 else 0) | (_FLAG_PHASE_Y if phase[0] else 0) | (_FLAG_PHASE_X if phase[1] else 0)
+    outer = _Frame(flags, width, height, extra, depth, model_id)
+    return _inner_body(Reader(memoryview(data).cast("B")), outer, 0)
+
+
+def _inner_body(reader: Reader, frame: _Frame, level: int) -> Container:
+    """The container of a body within another one, with other flags."""
+    flags = _read_inner_flags(reader, frame.channels, _phase(frame.flags))
+    return _body(reader, _read_chunks(reader, _BODY_NAMES), replace(frame, flags=flags), level, sealed=False)
 
 
 def _read_flags(reader: Reader, known: int) -> int:
@@ -461,49 +576,70 @@ def _check_phase(flags: int, width: int, height: int) -> None:
         raise FormatError(f"invalid header: {error}") from error
 
 
-def _body(
-    chunks: list[tuple[int, memoryview]], flags: int, width: int, height: int, extra: bool, depth: int, model_id: bytes,
-    pixel_crc: int | None = None,
-) -> Container:  # fmt: skip
-    """The container of a body's chunks, whose order is right."""
-    channels = 1 if flags & GRAY else 3
-    order = LatticeOrder(height, width, channels, _phase(flags))
-    atoms = order.atom_count
-    side_info, calls, batch_ends, segments, level_crcs = b"", None, None, [], ()
+def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, level: int, sealed: bool) -> Container:
+    """The container of a body.
+
+    sealed: it is that of a file or a tile, and has checksums. level: the one that is wanted; of a body within another
+    one, the one to which that is decoded. Nothing is read behind what it needs.
+    """
+    width, height, channels, depth = frame.width, frame.height, frame.channels, frame.depth
+    order = LatticeOrder(height, width, channels, _phase(frame.flags))
+    segments: list[np.ndarray] = []
+    side_info, calls, batch_ends, level_crcs, pixel_crc = b"", None, None, (), None
     stored, low, alpha, random = None, None, None, None
-    learning = bool(flags & _FLAG_LEARNING)
-    for kind, payload in chunks:
-        if kind == _LEVELS:
-            if len(payload) != _CRC_BYTES * len(order.cuts):
-                raise FormatError(f"{len(payload)} bytes of level checksums, not {_CRC_BYTES * len(order.cuts)}")
-            level_crcs = tuple(np.frombuffer(payload, "<u4").tolist())
-        elif kind == _RANDOM:
-            random = _random_order(Reader(payload))
-        elif kind == _SIDE_INFO:
-            if not 1 <= len(payload) <= MAX_SIDE_INFO:
-                raise FormatError(f"side information of {len(payload)} bytes, not 1 to {MAX_SIDE_INFO}")
-            side_info = bytes(payload)
-        elif kind == SCHEDULE:
-            calls = _calls(payload, atoms)
-        elif kind == BATCHES:
-            if not learning:
-                raise FormatError("batches of a learning head in a file without one")
-            batch_ends = _batch_ends(Reader(payload))
-        elif kind == STREAM:
-            if len(payload) % 4:
-                raise FormatError(f"a stream of {len(payload)} bytes is not made of 32-bit words")
-            segments.append(np.frombuffer(payload, dtype="<u4"))
-        elif kind == _STORED:
-            stored = payload
+    learning = bool(frame.flags & _FLAG_LEARNING)
+    decoded = 0 if sealed else level
+    needed = None
+    kinds = set()
+    for kind, length in chunks:
+        kinds.add(kind)
+        if kind == STREAM:
+            if length % 4:
+                raise FormatError(f"a stream of {length} bytes is not made of 32-bit words")
+            if decoded and needed is None:
+                needed = streams.count(order, learning, batch_ends, decoded)
+            if needed is None or len(segments) < needed:
+                segments.append(np.frombuffer(reader.take(length), dtype="<u4"))
         elif kind == _LOW_BITS:
             if depth != 16:
                 raise FormatError(f"low bits of {depth}-bit samples")
-            low = _low_bits(Reader(payload), width, height, channels, model_id, _phase(flags))
+            low = _low_bits(reader.within(length), frame, decoded)
         elif kind == _ALPHA:
-            if not extra:
+            if not frame.extra:
                 raise FormatError("alpha in an image without it")
-            alpha = unpack_body(payload, width, height, 1, False, depth, model_id, _phase(flags))
-    kinds = {kind for kind, _ in chunks}
+            inner = replace(frame, flags=frame.flags | GRAY, extra=False)
+            alpha = _inner_body(reader.within(length), inner, decoded)
+        elif kind != _TILE:
+            payload = reader.take(length)
+            if kind == _LEVELS:
+                if length != _CRC_BYTES * len(order.cuts):
+                    raise FormatError(f"{length} bytes of level checksums, not {_CRC_BYTES * len(order.cuts)}")
+                level_crcs = tuple(np.frombuffer(payload, "<u4").tolist())
+                decoded = order.checked_level(min(level, order.levels))
+            elif kind == _RANDOM:
+                random = _random_order(Reader(payload))
+            elif kind == _SIDE_INFO:
+                if not 1 <= length <= MAX_SIDE_INFO:
+                    raise FormatError(f"side information of {length} bytes, not 1 to {MAX_SIDE_INFO}")
+                side_info = bytes(payload)
+            elif kind == SCHEDULE:
+                calls = _calls(payload, order.atom_count)
+            elif kind == BATCHES:
+                batch_ends = _batch_ends(Reader(payload)) if learning else None
+            elif kind == _STORED:
+                stored = payload
+        coded = stored is not None or len(segments) == needed
+        if decoded and coded and (low is not None or depth != 16) and (alpha is not None or not frame.extra):
+            break  # all that can be wanted is there
+    else:
+        if sealed:
+            pixel_crc = _pixel_crc(reader)
+        else:
+            reader.finish("the end of a body")
+    if _TILE in kinds:
+        raise FormatError("tiles without a tiling chunk")
+    if BATCHES in kinds and not learning:
+        raise FormatError("batches of a learning head in a file without one")
     if random is not None and (channels == 1 or learning or kinds & {_LEVELS, _SIDE_INFO, SCHEDULE, BATCHES}):
         raise FormatError("a random order is for RGB, with nothing that belongs to the lattice order")
     if stored is not None:
@@ -511,15 +647,15 @@ def _body(
             raise FormatError("stored samples together with a stream or what belongs to one")
     elif not segments:
         raise FormatError("the file holds no stream")
-    elif extra and alpha is None:
+    elif frame.extra and alpha is None:
         raise FormatError("the alpha chunk is missing")
     elif depth == 16 and low is None:
         raise FormatError("the low bits are missing")
-    if low is not None and extra and alpha is None:
+    if low is not None and frame.extra and alpha is None:
         raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
-        width, height, channels, _phase(flags), model_id, side_info, calls, tuple(segments), pixel_crc, learning,
-        batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
+        width, height, channels, _phase(frame.flags), frame.model_id, side_info, calls, tuple(segments), pixel_crc,
+        learning, batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
     )  # fmt: skip
 
 
@@ -530,69 +666,80 @@ def _random_order(reader: Reader) -> RandomOrder:
     return RandomOrder(seed, calls, kind)
 
 
-def _low_bits(
-    reader: Reader, width: int, height: int, channels: int, model_id: bytes, phase: tuple[int, int]
-) -> LowBits:
+def _low_bits(reader: Reader, frame: _Frame, level: int) -> LowBits:
+    """frame: of the body that they belong to."""
     count, shift = reader.byte(), reader.byte()
     relative, count = bool(count & _RELATIVE), count & ~_RELATIVE
     if 8 + count + shift > 16 or (relative and count != 8):
         raise FormatError(f"invalid low bits: {count} of them, shifted by {shift}")
     body = None
     if count:
-        body = unpack_body(reader.take(reader.left()), width, height, channels, False, count, model_id, phase)
-    elif reader.left():
-        raise FormatError(f"{reader.left()} stray bytes after the low bits")
+        body = _inner_body(reader, replace(frame, extra=False, depth=count), level)
+    else:
+        reader.finish("the low bits")
     return LowBits(count, shift, relative, body)
 
 
-def _check_version(view: memoryview) -> None:
-    """Refuse what is no file of this version."""
+def _check_version(view: bytes | memoryview) -> None:
+    """Refuse what is no file of this version. view: the beginning of the file."""
     start = bytes(view[: len(MAGIC)])
     if start != MAGIC:
         if start and MAGIC.startswith(start):
-            raise FormatError(f"truncated: the file ends after {len(start)} bytes")
+            raise CutOffError(f"cut off: the file ends after {len(start)} bytes")
         raise FormatError("not an .ardm file: wrong magic" if start else "not an .ardm file: it is empty")
     if len(view) == len(MAGIC):
-        raise FormatError(f"truncated: the file ends after {len(start)} bytes")
+        raise CutOffError(f"cut off: the file ends after {len(start)} bytes")
     version = view[len(MAGIC)]
     if version != VERSION:
         raise FormatError(f"unknown .ardm version {version}: this ardmzip reads version {VERSION}")
     if len(view) <= len(MAGIC) + _CRC_BYTES:
-        raise FormatError("damaged or truncated: no room for the file checksum")
+        raise CutOffError(f"cut off: the file ends after {len(view)} bytes")
 
 
-def _check_file_crc(view: memoryview) -> None:
-    if zlib.crc32(view[:-_CRC_BYTES]) != _file_crc(view):
-        raise FormatError("damaged or truncated: file checksum does not match")
+def _check_complete(view: memoryview) -> None:
+    """Raise CutOffError if a file ends before its last checksum does."""
+    source = Buffer(view)
+    try:
+        first, chunks = outline(source)
+        Reader(source, chunks[-1][1] if chunks else first).take(1 + 2 * _CRC_BYTES)
+    except CutOffError:
+        raise
+    except FormatError:
+        return  # damage
 
 
 def _file_crc(view: memoryview) -> int:
     return int.from_bytes(view[-_CRC_BYTES:], "little")
 
 
-def _check_head_crc(before: memoryview, payload: memoryview) -> None:
-    """before: the file up to the end of the head checksum."""
+def _check_head_crc(crc: int, payload: memoryview) -> None:
+    """crc: of all that stands before it."""
     if len(payload) != _CRC_BYTES:
         raise FormatError(f"a head checksum of {len(payload)} bytes")
-    if zlib.crc32(before[:-_CRC_BYTES]) != int.from_bytes(payload, "little"):
+    if crc != int.from_bytes(payload, "little"):
         raise FormatError("damaged: head checksum does not match")
 
 
-def _read_chunks(reader: Reader, names: Mapping[int, str]) -> Iterator[tuple[int, memoryview]]:
-    """The chunks called ``names`` up to the end marker; their order is checked here, their contents are not."""
+def _read_chunks(reader: Reader, names: Mapping[int, str]) -> Iterator[tuple[int, int]]:
+    """Kind and length of the chunks called ``names`` up to the end marker: ``reader`` stands at the payload, of which
+    the caller takes what it needs. Their order is checked here, their contents are not."""
     places = {kind: place for place, kind in enumerate(names)}
     last = _END
     while (kind := reader.byte()) != _END:
-        payload = reader.take(reader.varint("chunk length"))
+        length = reader.varint("chunk length")
+        reader.require(length)
+        end = reader.at + length
         if kind not in names:
             if kind & _CRITICAL:
                 raise FormatError(f"unknown critical chunk 0x{kind:02x}: the file needs a newer ardmzip")
+            reader.take(length)  # the checksum of the head is that of all before it
             continue
         if last != _END and (places[kind] < places[last] or (kind == last and kind not in _REPEATED)):
             problem = "repeated" if kind == last else f"after the {names[last]} chunk"
             raise FormatError(f"misplaced {names[kind]} chunk: {problem}")
         last = kind
-        yield kind, payload
+        yield kind, length
+        reader.at = end
 
 
 def _chunk(kind: int, payload: bytes | memoryview) -> list[bytes]:
@@ -631,6 +778,8 @@ def _batch_ends(reader: Reader) -> tuple[int, ...]:
 
 def _check_file(c: Container) -> None:
     """Refuse with ValueError what the format cannot hold."""
+    if c.part != WHOLE:
+        raise ValueError("a part of a file is no file")
     if max(c.width, c.height) >= LIMIT:
         raise ValueError(f"an image of {c.width} x {c.height} pixels is too large")
     if len(c.model_id) != MODEL_ID_BYTES:
@@ -650,8 +799,9 @@ def _check_file(c: Container) -> None:
         _check_samples(c, c.pixel_format)
         _check_body(c)
         return
-    rectangles = tiling.grid(c.height, c.width, c.tile)
-    if any(side < 1 or side % tiling.UNIT for side in c.tile) or len(rectangles) != len(c.tiles):
+    fits = all(side > 0 and side % tiling.UNIT == 0 for side in c.tile)
+    rectangles = tiling.grid(c.height, c.width, c.tile) if fits else []
+    if len(rectangles) != len(c.tiles) or not fits:
         raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
     own = (c.learning, c.side_info, c.segments, c.level_crcs)
     if any(own) or any(part is not None for part in (c.calls, c.batch_ends, c.stored, c.low, c.alpha)):

@@ -13,6 +13,10 @@ class FormatError(ArdmError):
     """The data is not a valid ``.ardm`` file: wrong magic, unknown version, truncated or damaged."""
 
 
+class CutOffError(FormatError):
+    """A ``.ardm`` file ends before what was asked for: more of it may be on its way."""
+
+
 class ModelError(ArdmError):
     """A model is unknown, unreadable or damaged."""
 

@@ -95,11 +95,6 @@ def layout(kind: int, channel: int) -> Layout:
     return Layout(kind, channel, offsets, weights, len(before))
 
 
-def expert_index(level: int, kind: int, channel: int) -> int:
-    """Which expert codes an atom."""
-    return (min(level, GROUPS - 1) * KINDS + kind) * CHANNELS + channel
-
-
 def expert_layout(expert: int) -> Layout:
     """The input layout of an expert."""
     return layout(expert // CHANNELS % KINDS, expert % CHANNELS)

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from ardmzip import features
 from ardmzip.order import Atom
 
 #: (pixels, values) of the batches of an atom, as they are coded.
@@ -43,7 +42,7 @@ class Lanes:
         """Code an atom, batch by batch; waits while enough are under way."""
         while len(self._queue) >= self._most:
             self._take()
-        head = features.expert_index(atom.level, atom.kind, atom.channel)
+        head = atom.expert
         before = self._last.get(head)
 
         def run() -> None:

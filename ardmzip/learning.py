@@ -14,8 +14,6 @@ same bits.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
 SKIP_SCALARS = 6
 #: The constant input, next to activations of 0..127.
 BIAS_INPUT = 16
-#: Pixels of a batch: at least MIN_BATCH, then a GROWTH-th of what the head has learned from, at most MAX_BATCH. Small
-#: batches learn faster while there is much to learn; large ones cost less time.
-MIN_BATCH, GROWTH, MAX_BATCH = 128, 32, 4096
-#: Atoms of fewer pixels teach nothing: in a small image they are most of the atoms, and would take most of the time.
-MIN_ATOM = 64
-#: Pixels of a batch where the file says how many: an encoder's and a decoder's memory is bounded.
-LIMIT = 1 << 16
 #: Decay of the mean square by which steps are normalised.
 DECAY = 0.95
 #: Added to the root mean square, so that no gradient gives no step. Far below what gradients measure: 1/1024 bit a
@@ -55,7 +46,7 @@ HALVES_MAX = (1 << 14) - 1
 #: Steps are rounded to so many parts of a weight's unit. With at most STEP_MAX of them, times 127 in every direction,
 #: the change of a weight is a sum of whole numbers below 2**53.
 WEIGHT_ONE, STEP_MAX, MAX_DIRECTIONS = 1 << 16, 1 << 36, 1 << 10
-#: Gradient sums of LIMIT pixels, at most 2**14 * 2**7 each, times 127 for every input, stay below 2**53 too.
+#: Gradient sums of streams.LIMIT pixels, at most 2**14 * 2**7 each, times 127 for every input, stay below 2**53 too.
 MAX_INPUTS = 512
 
 
@@ -87,32 +78,6 @@ def spread(n: int) -> int:
     while math.gcd(step, n) > 1:
         step += 1
     return max(step, 1)
-
-
-def batches(seen: int, n: int, ends: tuple[int, ...] | None = None) -> Iterator[int]:
-    """Sizes of the batches of an atom of ``n`` pixels, by a head that has learned from ``seen``.
-
-    ``ends``: rising counts of pixels seen at which a batch ends, instead of the rule of MIN_BATCH, GROWTH and
-    MAX_BATCH; after the last of them batches are as large as they may be.
-
-    >>> list(batches(0, 300)), list(batches(0, 300, (100, 280, 1000)))
-    ([128, 128, 44], [100, 180, 20])
-    """
-    done = 0
-    while done < n:
-        if ends is None:
-            size = min(max(MIN_BATCH, (seen + done) // GROWTH), MAX_BATCH)
-        else:
-            following = bisect_right(ends, seen + done)
-            size = ends[following] - seen - done if following < len(ends) else LIMIT
-        size = min(size, LIMIT, n - done)
-        yield size
-        done += size
-
-
-def is_one_batch(n: int, ends: tuple[int, ...] | None = None) -> bool:
-    """Whether ``batches`` gives an atom of ``n`` pixels as a whole to a head that has learned nothing yet."""
-    return next(batches(0, n, ends)) == n
 
 
 class Gain(NamedTuple):

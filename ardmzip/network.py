@@ -30,7 +30,7 @@ INPUT_MAX = 128
 HIDDEN = 256
 #: Most inputs of a head (learning.MAX_INPUTS).
 HEAD_INPUTS = 512
-#: Pixels of the largest batch that a head learns from by its own rule (learning.MAX_BATCH).
+#: Pixels of the largest batch that a head learns from by its own rule (streams.MAX_BATCH).
 LARGEST_BATCH = 4096
 #: Head weights are split as 128 * high + low, two int8 halves.
 HEAD_SPLIT = 7

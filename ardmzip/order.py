@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 KINDS = 3  # lattices a level
+CHANNELS = 3  # at most
 #: Levels that add so many pixels begin a new stream, so that coarser levels can be read alone: some 12 bytes for each.
 CUT = 1 << 15
 
@@ -27,6 +28,11 @@ class Atom:
     level: int
     kind: int
     channel: int
+
+    @property
+    def expert(self) -> int:
+        """The number of the expert that predicts it: level 0 has its own, and all the others share theirs."""
+        return (min(self.level, 1) * KINDS + self.kind) * CHANNELS + self.channel
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class Predictor:
 
     def distribution(self, atom: Atom, array: Any, at: np.ndarray, stride: int) -> Distribution:
         """Distributions of the pixels at flat offsets ``at`` of an atom's level array, as ``array`` gives it."""
-        index = features.expert_index(atom.level, atom.kind, atom.channel)
+        index = atom.expert
         expert, layout = self.experts[index], features.expert_layout(index)
 
         def evaluate(part: np.ndarray) -> Mixtures:
@@ -249,7 +249,7 @@ class Predictor:
 
     def activations(self, atom: Atom, array: Any, at: np.ndarray, stride: int, blocks: np.ndarray) -> Activations:
         """The trunk's part of ``distribution``, for a head that learns. blocks: contexts.block_tables of the image."""
-        index = features.expert_index(atom.level, atom.kind, atom.channel)
+        index = atom.expert
         expert, layout = self.experts[index], features.expert_layout(index)
         width, skip = expert.halves.shape[1], learning.skip_inputs(index)
         inputs = torch.empty(len(at), learning.padded_inputs(width, index), dtype=torch.int8)

@@ -12,13 +12,10 @@ from collections.abc import Sequence
 import constriction
 import numpy as np
 
-from ardmzip import kernels
+from ardmzip import kernels, streams
 from ardmzip.errors import FormatError
 from ardmzip.mixture import TOTAL
 
-#: A segment ends where it is cut, or with the batch in which it reaches this many symbols: bounds the encoder's memory
-#: (8 bytes a symbol, beside atoms that other threads code ahead).
-SEGMENT_SYMBOLS = 1 << 22
 #: Rows are built for so many symbols at a time when a segment is pushed.
 _PUSH = 1 << 18
 #: perfect=False quantises by the integers we hand over; bare Categorical() is 400 times slower and no different.
@@ -41,7 +38,7 @@ class Encoder:
         self._start.append(start)
         self._width.append(width)
         self._count += len(start)
-        if self._count >= SEGMENT_SYMBOLS:
+        if self._count >= streams.SYMBOLS:
             self._end_segment()
 
     def cut(self) -> None:
@@ -97,7 +94,7 @@ class Decoder:
     def end_batch(self, symbols: int) -> None:
         """Tell that a batch of so many symbols is complete: the place where a segment may end."""
         self._count += symbols
-        if self._count >= SEGMENT_SYMBOLS:
+        if self._count >= streams.SYMBOLS:
             self.cut()
 
     def cut(self) -> None:

@@ -150,9 +150,7 @@ def _decode_tiles(
     progress: Progress | None,
 ) -> list[Any]:  # fmt: skip
     """``use(tile, samples)`` for the samples of a level of each tile that is not outside of ``wanted``."""
-    assert c.tile is not None
-    grid = tiling.grid(c.height, c.width, c.tile)
-    tiles = [(place, tile) for place, tile in zip(grid, c.tiles, strict=True) if place.overlap(wanted)]
+    tiles = [(place, tile) for place, tile in zip(c.places, c.tiles, strict=True) if place.overlap(wanted)]
     network = any(tile.uses_model for _, tile in tiles)
     load = cache(load)
     if network:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ardmzip import learning
+from ardmzip import streams
 from ardmzip.order import KINDS, LatticeOrder
 
 # Two cuts whose bits differ by less than this fraction are alike: sums of the same terms differ in their last digits.
@@ -91,7 +91,7 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
     The same dynamic programme as for network calls: a pixel of a batch is coded by a head that has learned from the
     pixels before the batch, and gains what was measured at that place of the learning curve, ``gain`` float [G], at
     ``learning_grid(G)`` pixels. Batches may end where they would if they were a 32nd of what was seen before.
-    (The end of an atom ends a batch as well, and none is longer than learning.LIMIT.)
+    (The end of an atom ends a batch as well, and none is longer than streams.LIMIT.)
 
     >>> curve = np.sqrt(learning_grid(20)) / 1000
     >>> best_batches(10_000, curve, steps=1)
@@ -102,7 +102,7 @@ def best_batches(pixels: int, gain: np.ndarray, steps: int) -> BatchSchedule:
     """
     ends = [0]
     while ends[-1] < pixels:
-        ends.append(min(ends[-1] + max(learning.MIN_BATCH, ends[-1] // 32), pixels))
+        ends.append(min(ends[-1] + max(streams.MIN_BATCH, ends[-1] // 32), pixels))
     starts = np.array(ends[:-1])
     # whole numbers, so that sums are exact and the cut is the same on every machine
     gains = np.interp(starts, learning_grid(len(gain)), gain)

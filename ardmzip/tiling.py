@@ -38,17 +38,30 @@ class Rectangle(NamedTuple):
         return Rectangle(self.top - other.top, self.left - other.left, self.height, self.width)
 
 
-def grid(height: int, width: int, tile: tuple[int, int]) -> list[Rectangle]:
-    """The tiles of an image, row by row; those at the right and at the bottom may be smaller.
+def grid(height: int, width: int, tile: tuple[int, int], region: Rectangle | None = None) -> list[Rectangle]:
+    """The tiles of an image, row by row, or those that hold pixels of a region; those at the right and at the bottom
+    may be smaller.
 
     >>> [tuple(rectangle) for rectangle in grid(100, 70, (64, 64))]
     [(0, 0, 64, 64), (0, 64, 64, 6), (64, 0, 36, 64), (64, 64, 36, 6)]
+    >>> grid(100, 70, (64, 64), Rectangle(70, 10, 5, 54))
+    [Rectangle(top=64, left=0, height=36, width=64)]
     """
+    top, left, rows, columns = region or (0, 0, height, width)
     return [
-        Rectangle(top, left, min(tile[0], height - top), min(tile[1], width - left))
-        for top in range(0, height, tile[0])
-        for left in range(0, width, tile[1])
+        Rectangle(y, x, min(tile[0], height - y), min(tile[1], width - x))
+        for y in range(top - top % tile[0], top + rows, tile[0])
+        for x in range(left - left % tile[1], left + columns, tile[1])
     ]
+
+
+def number(top: int, left: int, width: int, tile: tuple[int, int]) -> int:
+    """The number of the tile that holds a pixel of an image of some width, counted from 0 row by row.
+
+    >>> number(70, 3, 70, (64, 64))
+    2
+    """
+    return top // tile[0] * -(-width // tile[1]) + left // tile[1]
 
 
 def tile_size(height: int, width: int, side: int) -> tuple[int, int]:

@@ -7,14 +7,24 @@ photo, one, ...) are kept as they are: readers take both.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 
 import ardmzip
+from ardmzip import api, changes, codec, model, network, trials
 from ardmzip.archive.writer import Writer
+from ardmzip.body import Encoder
+from ardmzip.changes import Changes
+from ardmzip.container import pack
+from ardmzip.efforts import Effort
+from ardmzip.fitting import fit
 from ardmzip.formats import Picture
+from ardmzip.image import to_planes
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.pngfile import Chunk
 from ardmzip.writing import write
@@ -62,6 +72,28 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
         "learn-cuts": (large, {}),
         "learn-tiles": (rgba, {"model": "photo", "tile": 64}),
     }
+
+
+def alike(height: int, width: int, noise: float) -> np.ndarray:
+    """Gray waves as RGB; no photograph is like that in all channels."""
+    y, x = np.mgrid[:height, :width]
+    gray = 120 + 50 * np.sin(x / 5) * np.cos(y / 7) + np.random.default_rng(0).normal(0, noise, (height, width))
+    return np.repeat(gray.clip(0, 255)[:, :, None].astype(np.uint8), 3, 2)
+
+
+def with_pace(pixels: np.ndarray) -> bytes:
+    """The file of an image whose heads learn twice as fast, whether that pays or not."""
+    photo, made = model.load("photo"), Changes(pace=32)
+    coded = codec.encode(to_planes(pixels), changes.apply(made, photo), network.backend("cpu"))
+    return pack(replace(coded, changes=changes.pack(made, photo), saved=9))
+
+
+def with_biases(pixels: np.ndarray) -> bytes:
+    """The file of an image to which biases are fitted though it is small."""
+    picture, effort = Picture(pixels, PixelFormat("RGB")), Effort(samples=6000, passes=3)
+    with patch.object(fit, "MIN_SAMPLES", 256), patch.object(fit, "BATCH", 128):
+        coded = trials.encode(pixels, picture.format, Encoder(model.load("photo")), None, effort)
+    return api.packed(coded, picture, None)[0]
 
 
 def odd_pictures() -> dict[str, tuple[Picture, dict]]:
@@ -112,12 +144,15 @@ def main() -> None:
         original.write_bytes(write(picture, ".png")[0])
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")
-    for name, (pixels, options) in images().items():
+    ways = {name: (pixels, partial(ardmzip.compress, **options)) for name, (pixels, options) in images().items()}
+    ways["learn-pace"] = alike(96, 100, 4.0), with_pace
+    ways["learn-changes"] = alike(160, 160, 1.0), with_biases
+    for name, (pixels, make) in ways.items():
         file, original = FOLDER / f"{name}.ardm", FOLDER / f"{name}.png"
         if file.exists() or original.exists():
             print(f"{file} is kept")
             continue
-        data = ardmzip.compress(np.ascontiguousarray(pixels), **options)
+        data = make(np.ascontiguousarray(pixels))
         Image.fromarray(pixels).save(original, optimize=True)
         file.write_bytes(data)
         print(f"{file}: {len(data)} bytes")

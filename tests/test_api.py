@@ -55,8 +55,8 @@ def test_bytes_in_any_form(data, tmp_path):
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        (None, {}, "the bytes of an .ardm file or its name, not NoneType"),
-        (io.BytesIO(b"x"), {}, "not BytesIO"),
+        (None, {}, "the bytes of an .ardm file, its name or a binary file, not NoneType"),
+        (io.StringIO("x"), {}, "not StringIO"),
         (7, {}, "not int"),
         (b"", {"level": "1"}, "level must be a whole number, not '1'"),
         (b"", {"level": 1.0}, "level must be a whole number"),

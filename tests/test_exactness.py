@@ -20,8 +20,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import ardmzip
-from ardmzip import codec, model, network, order
+from ardmzip import changes, codec, model, network, order
 from ardmzip.container import pack, unpack
+from ardmzip.errors import FormatError
+from ardmzip.image import to_planes
 from ardmzip.predictor import CHUNK, Predictor
 
 ROOT = Path(ardmzip.__file__).parent.parent
@@ -73,6 +75,10 @@ def test_cuda(files, product):
         assert encode(planes, backend, chunk, **options) == file
     for planes, _, file in files:
         np.testing.assert_array_equal(codec.decode(unpack(file), model.load("photo"), backend), planes)
+    for path in GOLDEN.glob("*.ardm"):
+        with Image.open(path.with_suffix(".png")) as image:
+            restored = ardmzip.decompress(path.read_bytes(), device="cuda", backend=product)
+            np.testing.assert_array_equal(np.asarray(restored), np.asarray(image))
 
 
 def digests() -> dict[str, str]:
@@ -193,6 +199,26 @@ def test_golden_tiles():
     np.testing.assert_array_equal(np.asarray(ardmzip.decompress(file, level=2)), pixels[::4, ::4])
 
 
+@pytest.mark.parametrize(("name", "pace"), [("learn-pace", 32), ("learn-changes", 16)])
+def test_golden_changes(photo, name, pace):
+    """A changed model is as exact as any other: on all back ends and numbers of threads."""
+    container = unpack((GOLDEN / f"{name}.ardm").read_bytes())
+    made = changes.unpack(container.changes or b"", photo)
+    assert container.saved > len(container.changes or b"") > 0
+    assert container.learning
+    assert made.pace == pace
+    assert bool(made.steps) == (name == "learn-changes")
+    changed = changes.apply(made, photo)
+    with Image.open(GOLDEN / f"{name}.png") as image:
+        planes = to_planes(np.asarray(image))
+    for product, numba in VARIANTS:
+        backend = network.backend("cpu", product, numba)
+        for threads in (1, 2, 3) if numba else (2,):
+            np.testing.assert_array_equal(codec.decode(container, changed, backend, threads=threads), planes)
+    with pytest.raises(FormatError):
+        codec.decode(container, photo, network.backend("cpu"))  # not changed
+
+
 def test_model_id_of_the_format(tensors):
     text = {"int8": "i1", "uint8": "u1", "int16": "i2", "int32": "i4"}
     digest = hashlib.sha256()
@@ -212,6 +238,7 @@ def test_golden_files_are_there():
     assert {container.learning for container in containers} == {True, False}
     assert any(container.batch_ends for container in containers)
     assert any(container.batch_ends is None for container in containers if container.learning)
+    assert any(file.changes for file in files)
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.ardm")), ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ardmzip import features, kernels, sideinfo, tables
-from ardmzip.order import LatticeOrder
+from ardmzip.order import Atom, LatticeOrder
 
 TABLES = tables.build()
 TORCH_TABLES = {name: torch.from_numpy(table) for name, table in TABLES.items()}
@@ -187,7 +187,7 @@ def test_layouts_are_those_of_the_format():
             assert part == sorted(part)
         assert lay.weights.tolist() == [weights[distance] for distance in (lay.offsets**2).sum(1).tolist()]
         assert lay.inputs == -(-(3 * lay.known + 8 * channel + 40) // 16) * 16
-    indices = [features.expert_index(level, *layout) for level in (0, 1) for layout in LAYOUTS]
+    indices = [Atom(level, *layout).expert for level in (0, 1) for layout in LAYOUTS]
     assert indices == list(range(features.EXPERTS))
-    assert [features.expert_index(level, 1, 2) for level in range(4)] == [5, 14, 14, 14]
+    assert [Atom(level, 1, 2).expert for level in range(4)] == [5, 14, 14, 14]
     assert all(features.expert_layout(e) == features.layout(e // 3 % 3, e % 3) for e in range(features.EXPERTS))

@@ -31,6 +31,7 @@ def test_short_run():
     assert sum(counts.values()) == 4000
     assert counts["shallow", "FormatError"] > 2700
     assert counts["shallow", "exact"] > 10  # parts that lie elsewhere than the damage
+    assert counts["shallow", "CutOffError"] > 100  # parts that need more
     assert counts["deep", "FormatError"] > 500
     assert counts["deep", "ModelError"] > 10
     assert counts["deep", "exact"] > 1

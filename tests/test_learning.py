@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import fails
 
-from ardmzip import codec, contexts, features, kernels, learning, network, schedule, tables
+from ardmzip import codec, contexts, features, kernels, learning, network, schedule, streams, tables
 from ardmzip.container import Container, pack, unpack
 from ardmzip.errors import FormatError, OptionError
 from ardmzip.model import Model, check, model_id
@@ -74,27 +74,27 @@ def test_steps_of_all_small_and_some_large_atoms():
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.none() | st.lists(st.integers(1, 10**5), min_size=1))
 def test_batches(seen, n, sizes):
     ends = None if sizes is None else tuple(itertools.accumulate(sizes))
-    found = list(learning.batches(seen, n, ends))
+    found = list(streams.batches(seen, n, ends))
     assert found == list(plain_decoder.batches(n, seen, ends))
     assert sum(found) == n
-    assert all(1 <= size <= learning.LIMIT for size in found)
+    assert all(1 <= size <= streams.LIMIT for size in found)
     borders = set(itertools.accumulate(found, initial=seen))
     assert {end for end in ends or () if seen < end < seen + n} <= borders
 
 
 def test_batches_by_the_rule():
-    assert list(learning.batches(0, 4096 + 200)) == [128] * 33 + [72]
-    assert list(learning.batches(6400, 600)) == [200, 206, 194]
-    assert set(learning.batches(1 << 20, 10 * 4096)) == {4096}
-    assert list(learning.batches(5, 140000, (100,))) == [95, 65536, 65536, 8833]
-    assert list(learning.batches(0, 140000, (139000, 10**10))) == [65536, 65536, 7928, 1000]
+    assert list(streams.batches(0, 4096 + 200)) == [128] * 33 + [72]
+    assert list(streams.batches(6400, 600)) == [200, 206, 194]
+    assert set(streams.batches(1 << 20, 10 * 4096)) == {4096}
+    assert list(streams.batches(5, 140000, (100,))) == [95, 65536, 65536, 8833]
+    assert list(streams.batches(0, 140000, (139000, 10**10))) == [65536, 65536, 7928, 1000]
 
 
 def test_batches_of_the_format():
     """The examples of docs/FORMAT.md."""
-    assert list(learning.batches(0, 300)) == [128, 128, 44]
-    assert list(learning.batches(0, 300, (100, 280, 1000))) == [100, 180, 20]
-    assert list(learning.batches(300, 2000, (100, 280, 1000))) == [700, 1300]
+    assert list(streams.batches(0, 300)) == [128, 128, 44]
+    assert list(streams.batches(0, 300, (100, 280, 1000))) == [100, 180, 20]
+    assert list(streams.batches(300, 2000, (100, 280, 1000))) == [700, 1300]
     assert [i * learning.spread(10) % 10 for i in range(10)] == [0, 7, 4, 1, 8, 5, 2, 9, 6, 3]
 
 
@@ -298,7 +298,7 @@ def test_contexts_against_the_format(photo, height, width):
         rows, columns = order.lattice_shape(atom.level, atom.kind)
         if rows * columns == 0:
             continue
-        e = features.expert_index(atom.level, atom.kind, atom.channel)
+        e = atom.expert
         head = plain_decoder.Head(tensors, e, height, width)
         n = 20
         x = rng.integers(-64, 81, (n, features.expert_layout(e).inputs)).astype(np.int8)
@@ -708,8 +708,8 @@ def test_best_batches_against_all_cuts(pixels, gain, steps):
     assert found.ends in cuts
     assert found.gain == pytest.approx(mean_gain(found.ends), abs=1e-9)
     assert found.gain == pytest.approx(max(map(mean_gain, cuts)), abs=2e-6)  # the programme adds whole 2**-20
-    assert sum(learning.batches(0, pixels, found.ends)) == pixels
-    assert list(itertools.accumulate(learning.batches(0, pixels, found.ends))) == list(found.ends)
+    assert sum(streams.batches(0, pixels, found.ends)) == pixels
+    assert list(itertools.accumulate(streams.batches(0, pixels, found.ends))) == list(found.ends)
 
 
 def test_best_batches_of_large_atoms():

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ardmzip import codec, container, features, learning, model, tables
+from ardmzip import codec, container, features, learning, model, streams, tables
 from ardmzip.errors import FormatError, ModelError
 
 
@@ -343,7 +343,7 @@ def test_too_many_learning_inputs():
     """docs/FORMAT.md: at most 512, so that products in float64 are exact; 65,536 pixels a batch."""
     most = 512 - 120 - 16 - 7
     model.check(wide(most))
-    assert learning.LIMIT * learning.HALVES_MAX * 128 * 127 * 512 < 2**53
+    assert streams.LIMIT * learning.HALVES_MAX * 128 * 127 * 512 < 2**53
     with pytest.raises(ModelError, match="learning head 8"):
         model.check(wide(most + 1))
 

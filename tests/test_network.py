@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ardmzip import learning, network
+from ardmzip import learning, network, streams
 from ardmzip.errors import BackendError
 from ardmzip.network import Backend, Expert, Layer
 
@@ -115,7 +115,7 @@ def test_head_split(weight):
 
 def test_back_ends_are_tested_on_the_largest_heads():
     assert network.HEAD_INPUTS == learning.MAX_INPUTS
-    assert network.LARGEST_BATCH == learning.MAX_BATCH
+    assert network.LARGEST_BATCH == streams.MAX_BATCH
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS, ids=lambda backend: backend.name)

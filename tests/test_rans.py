@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ardmzip import rans
+from ardmzip import rans, streams
 from ardmzip.errors import FormatError
 
 TOTAL = 1 << 24
@@ -102,7 +102,7 @@ def test_length(data):
 @given(batches(), st.integers(1, 100))
 def test_segments(check_codec, data, limit):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rans, "SEGMENT_SYMBOLS", limit)
+        patch.setattr(streams, "SYMBOLS", limit)
         words = check_codec(lambda symbols: push(Batches(symbols, data.frequencies)),
                             lambda words: pop(words, data.frequencies), data.symbols)  # fmt: skip
         count, segments = 0, 0
@@ -124,7 +124,7 @@ def test_cuts(data, limit, draw):
     """Streams end where they are cut too, and what was cut off can be decoded without the rest."""
     cuts = draw.draw(st.sets(st.integers(0, len(data.symbols))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rans, "SEGMENT_SYMBOLS", limit)
+        patch.setattr(streams, "SYMBOLS", limit)
         encoder, ends = rans.Encoder(), {}
         for index, batch in enumerate(zip(*data, strict=True)):
             if index in cuts:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import click
 
 from ardmzip.cli._common import FAILED, Batch, Report, attempt, complain, fail, plain, print_out
 from ardmzip.errors import ArdmError
+from ardmzip.filebytes import AHEAD, Seekable, Stream, source_of
 from ardmzip.files import check_target, write_atomic
 
 STREAM = "-"  # stands for stdin or stdout
@@ -42,20 +43,21 @@ class Job:
         return "stdout" if self.target is None else str(self.target)
 
     def read(self) -> bytes:
+        with self.opened() as source:
+            return source.everything()
+
+    @contextmanager
+    def opened(self) -> Iterator[Seekable | Stream]:
+        """The input, of which only what is looked at is read."""
         if self.source is None:
             if sys.stdin is None:
                 raise OSError("it is closed")
-            return sys.stdin.buffer.read()
+            yield source_of(sys.stdin.buffer)
+            return
         if self.source.is_dir():
             raise IsADirectoryError("is a folder (-r takes the files below it)")
-        return self.source.read_bytes()
-
-    def mapped(self) -> bytes | memoryview:
-        """The input as a memory map, of which only what is looked at is read; stdin and the like are read whole."""
-        if self.source is None or not self.source.is_file() or not self.source.stat().st_size:
-            return self.read()
-        with open(self.source, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with open(self.source, "rb", buffering=AHEAD) as file:
+            yield source_of(file)
 
     def check_target(self, force: bool) -> None:
         if self.target is not None and not (self.in_tree and not os.path.lexists(self.target.parent)):

@@ -6,21 +6,20 @@ import re
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
+from ardmzip.container import WHOLE, Container, Part, unpack
 from ardmzip.errors import ArdmError
 from ardmzip.files import IMAGE_FORMATS, SUFFIX, part_name, restored_name
+from ardmzip.tiling import Rectangle
 
 if TYPE_CHECKING:
-    from ardmzip.container import Container
     from ardmzip.formats import Picture
-
-Rectangle = tuple[int, int, int, int]  # x, y, width, height
 
 _PREVIEW = 512  # pixels at most, on the longer side
 
@@ -33,36 +32,28 @@ class Region(click.ParamType):
     def convert(
         self, value: str | Rectangle, param: click.Parameter | None, context: click.Context | None
     ) -> Rectangle:
-        if not isinstance(value, str):
+        if isinstance(value, Rectangle):
             return value
         match = re.fullmatch(r"(\d{1,10}),(\d{1,10}),([1-9]\d{0,9}),([1-9]\d{0,9})", value)
         if match is None:
             self.fail(f"{value!r} is not a region such as 0,0,640,480", param, context)
         x, y, width, height = map(int, match.groups())
-        return x, y, width, height
+        return Rectangle(y, x, height, width)
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is wanted of an image: a level, the level of a preview, or a region; or the whole image."""
-
-    level: int = 0
-    preview: bool = False
-    region: Rectangle | None = None
-
-    @property
-    def name(self) -> str:
-        """What the default name of the output has before its suffix, empty for the whole image."""
-        return f"level{self.level}" if self.level else "preview" if self.preview else "region" if self.region else ""
-
-    def level_of(self, c: Container) -> int:
-        """The level to decode."""
-        if not self.preview:
-            return self.level
-        return next(level for level in range(c.order.levels + 1) if max(c.order.level_shape(level)) <= _PREVIEW)
+def _name(part: Part) -> str:
+    """What the default name of the output has before its suffix, empty for the whole image."""
+    if part.level:
+        return f"level{part.level}"
+    return "preview" if part.side else "region" if part.region else ""
 
 
-_WHOLE = Part()
+class Restored(NamedTuple):
+    """What a file, of so many bytes, holds, and the picture of it, or of the part that is wanted."""
+
+    container: Container
+    picture: Picture
+    input_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,44 +66,40 @@ class Decoding:
     max_pixels: int
     messages: common.Messages
 
-    def restore(self, job: Job, data: bytes | memoryview, part: Part = _WHOLE) -> Picture:
-        """The picture of a file's bytes, or a part of it, with a progress bar."""
-        from ardmzip.container import unpack
-
-        # what is no .ardm file is refused before torch is imported
-        container = unpack(data, self.max_pixels, whole=part == _WHOLE)
+    def restore(self, job: Job, part: Part = WHOLE) -> Restored:
+        """The picture of a file, or a part of it, with a progress bar."""
+        with job.opened() as source:
+            # what is no .ardm file is refused before torch is imported
+            container = unpack(source, self.max_pixels, part)
+            size = source.size()
         from ardmzip import api
 
         with Bar(job.label, self.messages.quiet) as bar:
-            return api.restore(
-                data, model=self.model, device=self.device, backend=self.backend, progress=bar,
-                level=part.level_of(container), region=part.region, max_pixels=self.max_pixels,
-            )  # fmt: skip
+            picture = api.picture_of(container, self.model, self.device, self.backend, bar)
+        return Restored(container, picture, size)
 
     def tell(
-        self, job: Job, data: bytes | memoryview, started: float, written: int | None, picture: Picture,
-        part: Part = _WHOLE,
-    ) -> common.Report:  # fmt: skip
+        self, job: Job, restored: Restored, started: float, written: int | None, part: Part = WHOLE
+    ) -> common.Report:
         """The summary of a decoded file, of which ``written`` bytes were made, or nothing if None."""
-        from ardmzip.container import unpack
-
-        container = unpack(data, self.max_pixels, whole=False)
+        container, picture, size = restored
         values = {
             "input": job.label if job.source else STREAM,
             "output": None if written is None else job.output if job.target else STREAM,
-            "input_bytes": len(data),
+            "input_bytes": size,
             "output_bytes": written,
             "model": common.model_name(container.model_id),
             "seconds": round(time.perf_counter() - started, 3),
-            **common.content(container, len(data)),
+            **common.content(container, size),
         }
-        if part == _WHOLE:
+        if part == WHOLE:
             report = common.Report(**values)
         else:
+            level, place = container.part.level, container.part.region
+            region = None if place is None else (place.left, place.top, place.width, place.height)
             report = common.PartReport(
-                **values, level=part.level_of(container), region=part.region, part_width=picture.width,
-                part_height=picture.height,
-            )  # fmt: skip
+                **values, level=level, region=region, part_width=picture.width, part_height=picture.height
+            )
         details = f"{common.details(container, report, self.device, self.backend)}, {report.seconds:.1f} s"
         outcome = f"{job.label}  ok" if written is None else f"{job.label} -> {job.output}"
         self.messages.tell(report, f"{outcome}  {report.figures}", details)
@@ -174,17 +161,18 @@ def decompress(
     checksum in the file: a damaged file gives an error, never a wrong image.
 
     --level, --preview and --region restore a part of the image, and name it so: img.level2.png, img.preview.png,
-    img.region.png. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
+    img.region.png. No more of FILE is read than that needs, and the rest may be missing, as of a download that is under
+    way. The checksums of these pixels are compared, that of the file only where all of it is read anyway.
 
     Of several files the first that fails ends the run, unless --continue-on-error is given; a last line sums up.
     """
     if (level is not None) + preview + (region is not None) > 1:
         raise click.UsageError("--level, --preview and --region are for one part of an image: choose one")
-    part = Part(level or 0, preview, region)
-    if remove and part != _WHOLE:
+    part = Part(level or 0, _PREVIEW if preview else None, region)
+    if remove and part != WHOLE:
         raise click.UsageError("--rm removes what was restored as a whole: leave out --level, --preview and --region")
     common.check_model(model)
-    name = partial(part_name, part=part.name) if part.name else restored_name
+    name = restored_name if part == WHOLE else partial(part_name, part=_name(part))
     jobs = plan(
         files, out, name, suffixes=(SUFFIX,) if recursive else None, stdout=stdout, remove=remove, as_json=as_json,
         continue_on_error=continue_on_error,
@@ -210,18 +198,17 @@ def _check_suffix(job: Job) -> None:
 def _decompress(job: Job, decoding: Decoding, part: Part, force: bool, remove: bool) -> common.Report:
     started = time.perf_counter()
     job.check_target(force)
-    data = job.read() if part == _WHOLE else job.mapped()
-    picture = decoding.restore(job, data, part)
+    restored = decoding.restore(job, part)
     from ardmzip import writing
 
-    file, lost = writing.write(picture, _suffix(job))
-    if remove and not writing.holds(file, picture):
+    file, lost = writing.write(restored.picture, _suffix(job))
+    if remove and not writing.holds(file, restored.picture):
         raise ArdmError(f"verification failed: the {_suffix(job)} file does not hold the image")
     job.write(file, force)
     unheld = f"a {_suffix(job)} file does not hold: {', '.join(lost)}" if lost else ""
     if remove:
         job.remove_source(unheld)
-    report = decoding.tell(job, data, started, len(file), picture, part)
+    report = decoding.tell(job, restored, started, len(file), part)
     if unheld and not decoding.messages.quiet:
         common.note(job.label, unheld)
     return report

@@ -184,8 +184,8 @@ def _learning(p: Problem, budget: int | None) -> list[str]:
     """The batches that a head of level 0 learns from, and what that should gain."""
     if not p.model.learns:
         return [f"learning       none: model {p.model.name} does not tell how"]
-    from ardmzip.learning import LIMIT, batches
     from ardmzip.schedule import best_batches
+    from ardmzip.streams import LIMIT, batches
 
     pixels, curve = int(p.sizes[-3 * p.order.channels :].max()), p.model.learning_gain
     rule = list(batches(0, pixels))

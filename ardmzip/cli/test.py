@@ -54,9 +54,7 @@ def _test(job: Job, decoding: Decoding) -> common.Report | None:
     if job.source is not None and is_archive(job.source):
         _test_archive(job, job.source, decoding, started)
         return None
-    data = job.read()
-    picture = decoding.restore(job, data)
-    return decoding.tell(job, data, started, None, picture)
+    return decoding.tell(job, decoding.restore(job), started, None)
 
 
 def _test_archive(job: Job, path: Path, decoding: Decoding, started: float) -> None:

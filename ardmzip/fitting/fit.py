@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ardmzip import changes, learning, network
+from ardmzip import changes, learning, network, streams
 from ardmzip.changes import STEP_MAX, Changes
 from ardmzip.fitting.backward import Trunk
 from ardmzip.fitting.samples import Samples, collect, side_inputs
@@ -131,7 +131,7 @@ class Coding:
             self._inputs[:n, :hidden], self._inputs[:n, hidden : hidden + self._skip] = outputs[-1], x[:, : self._skip]
             activations = Activations(self._inputs[:n], s.centre[part], s.cls[part], s.contexts[part])
             slopes, bits, start = np.empty((n, hidden)), 0.0, 0
-            for size in learning.batches(head.seen, n):
+            for size in streams.batches(head.seen, n):
                 own = slice(start, start + size)
                 batch = LearnedDistribution(head, activations[own], self._predictor)
                 values = s.values[part][own]

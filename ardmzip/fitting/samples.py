@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ardmzip import codec, features, kernels, learning
+from ardmzip import codec, features, kernels, learning, streams
 from ardmzip.contexts import FIXED, TABLES, block_tables, context_inputs
 from ardmzip.features import RADIUS
 from ardmzip.model import Model
@@ -54,7 +54,7 @@ def collect(
         order = LatticeOrder(planes.shape[1], planes.shape[2], planes.shape[0], own)
         orders.append(order)
         for atom, size in zip(order.atoms, order.sizes().tolist(), strict=True):
-            sizes[features.expert_index(atom.level, atom.kind, atom.channel)] += size
+            sizes[atom.expert] += size
     shares = np.minimum(1.0, most / np.maximum(sizes, 1))
     parts: dict[int, list[Samples]] = {}
     blocks_before = 0
@@ -80,9 +80,9 @@ def _of_image(
             # what a pixel must not see yet is no tap of its layout
             known = predictor.array(array)
             for atom, size in zip(order.atoms, order.sizes().tolist(), strict=True):
-                if atom.level != level or size < learning.MIN_ATOM:
+                if atom.level != level or size < streams.MIN_ATOM:
                     continue
-                expert = features.expert_index(level, atom.kind, atom.channel)
+                expert = atom.expert
                 count = max(1, int(size * shares[expert]))
                 pixels = np.arange(count, dtype=np.int64) * learning.spread(size) % size
                 at, stride = window_offsets(order, atom, pixels)

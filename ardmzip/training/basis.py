@@ -86,7 +86,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
             for atom, size in zip(order.atoms, order.sizes(), strict=True):
                 values = coder.known(atom)
                 if size and atom.level < LEVELS:
-                    expert = features.expert_index(atom.level, atom.kind, atom.channel)
+                    expert = atom.expert
                     head = heads[expert]
                     at, stride = window_offsets(order, atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))

@@ -15,6 +15,7 @@ from ardmzip import codec, features, model, network, sideinfo, tables
 from ardmzip.container import pack
 from ardmzip.image import to_planes
 from ardmzip.learning import Gain
+from ardmzip.order import Atom
 from ardmzip.schedule import learning_grid
 from ardmzip.training import basis
 from ardmzip.training import net as nets
@@ -68,7 +69,7 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
     rank = [9 * level + 8 - 3 * kind - channel for level, kind, channel in atoms]
     loss = np.full((len(atoms), len(atoms)), np.nan, np.float32)
     for r, (level, kind, channel) in enumerate(atoms):
-        expert = features.expert_index(level, kind, channel)
+        expert = Atom(level, kind, channel).expert
         for t in range(r + 1):
             rng = np.random.default_rng(r)
             s = bank.sample(expert, samples, rng, hidden=rank[t] - rank[r], level_only=level)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import listing, refused, run
+from test_cli import listing, refused, run, start
 
-from ardmzip.container import Container, unpack
+from ardmzip.container import Container, outline, unpack
 
 #: Height, width and channels, and options of compress.
 MODEL = ("-m", "photo", "--no-learn")
@@ -250,6 +251,60 @@ def test_damaged_files_in_part(packed, tmp_path):
     assert done.returncode == 1
     assert [line.split(": ")[1] for line in done.stderr] == [*names, "nowhere.ardm"]
     assert listing(tmp_path) == before
+
+
+# What is not there
+
+
+def test_files_that_are_cut_off(packed, tmp_path):
+    """At every chunk, and a byte before and after: the right pixels, or one line."""
+    data = (packed / "levels.ardm").read_bytes()
+    first, chunks = outline(data)
+    coarse = next(end for kind, end in chunks if kind == 0x83)
+    ends = [5, first, *(end for _, end in chunks), len(data) - 8, len(data) - 4, len(data)]
+    lengths = sorted({end + step for end in ends for step in (-1, 0, 1) if end + step <= len(data)})
+    for length in lengths:
+        (tmp_path / f"{length:06}.ardm").write_bytes(data[:length])
+    done = run(
+        "decompress", "-r", ".", "-o", "out", "--level", "1", "--continue-on-error", "-q", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    wanted = level(packed / "levels.ardm", 1)
+    good = [length for length in lengths if length >= coarse]
+    assert len(good) > 8
+    assert sorted(listing(tmp_path / "out")) == [f"{length:06}.level1.png" for length in good]
+    for length in good:
+        np.testing.assert_array_equal(pixels(tmp_path / "out" / f"{length:06}.level1.png"), wanted)
+    bad = [length for length in lengths if length < coarse]
+    line = "ardmzip: {0:06}.ardm: cut off: the file ends after {0} bytes"
+    assert all(text.startswith(line.format(n)) for n, text in zip(bad, done.stderr, strict=True)), done.stderr
+    reports = {report["input"]: report for report in map(json.loads, done.stdout.splitlines())}
+    assert "cut off" in reports[f"{bad[-1]:06}.ardm"]["error"]
+    assert reports[f"{coarse:06}.ardm"]["input_bytes"] == coarse
+
+
+def test_regions_of_files_that_are_cut_off(packed, tmp_path):
+    data = (packed / "tiles.ardm").read_bytes()
+    end = outline(data)[1][-3][1]  # of the second of four tiles
+    for length in (end, end - 1):
+        (tmp_path / "x.ardm").write_bytes(data[:length])
+        done = run("decompress", "x.ardm", "--region", "60,5,40,59", "-f", cwd=tmp_path)
+        if length == end:
+            np.testing.assert_array_equal(pixels(tmp_path / "x.region.png"), pixels(packed / "tiles.png")[5:64, 60:100])
+        else:
+            assert "cut off: the file ends after" in refused(done, 1)
+
+
+def test_a_preview_does_not_wait_for_the_rest(packed, tmp_path):
+    """Of a pipe that stays open no more is read than is needed."""
+    data = (packed / "levels.ardm").read_bytes()
+    enough = next(end for kind, end in outline(data)[1] if kind == 0x83)
+    with start("decompress", "--level", "1", "-", "-o", "x.png", cwd=tmp_path, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(data[:enough])
+        process.stdin.flush()
+        assert process.wait(120) == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "x.png"), level(packed / "levels.ardm", 1))
 
 
 # Wrong usage

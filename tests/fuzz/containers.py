@@ -1,10 +1,10 @@
 """Decode damaged and forged files: python -m tests.fuzz.containers --count 200000 --seed 1
 
-Every mutant of a good file must give exactly the samples of a file that it was made from, or FormatError, or ModelError
-where it names another model; within a limit of time and of memory. Four fifths of the mutants keep their old checksum,
-as damage does; the others ("deep") get a new one, so that what lies behind it is tried. Some are decoded in part, as a
-level or a region, for which the checksum of the file is not compared. Mutant number i of a seed is always the same:
---first i --count 1 makes it again, and --out keeps it.
+Every mutant of a good file must give exactly the samples of a file that it was made from, or FormatError or its
+CutOffError, or ModelError where it names another model; within a limit of time and of memory. Four fifths of the
+mutants keep their old checksum, as damage does; the others ("deep") get a new one, so that what lies behind it is
+tried. Some are decoded in part, as a level or a region, for which the checksum of the file is not compared. Mutant
+number i of a seed is always the same: --first i --count 1 makes it again, and --out keeps it.
 
 The pixel checksum is that of the raster, without its shape: a mutant that names another size or layout and gets past
 the checksum of the file can be a good file of another image with the same raster, as of 4x12 black pixels instead of
@@ -14,6 +14,7 @@ the checksum of the file can be a good file of another image with the same raste
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import signal
@@ -52,7 +53,9 @@ PARTLY = 0.15  # of the mutants come from seeds of tiles and levels, and are dec
 LARGE = 0.1  # of the deep mutants come from large seeds, which take long to decode
 SEALED = 0.9  # of the files with a changed field have a good checksum of the head
 SMALL_PIXELS = 32 * 32
-EXACT, RESHAPED, FORMAT, MODEL, OPTION = GOOD = "exact", "reshaped", "FormatError", "ModelError", "OptionError"
+EXACT, RESHAPED = "exact", "reshaped"
+FORMAT, CUT_OFF, MODEL, OPTION = "FormatError", "CutOffError", "ModelError", "OptionError"
+GOOD = EXACT, RESHAPED, FORMAT, CUT_OFF, MODEL, OPTION
 
 Region = tuple[int, int, int, int]
 
@@ -169,17 +172,19 @@ def seeds() -> list[Seed]:
             seed(name, ardmzip.compress(array.astype(np.uint8), device="cpu", **options), array.astype(np.uint8))
         )
     array = rng.integers(90, 110, (24, 24, 3)).astype(np.uint8)
-    found.append(seed("changes", changed(array, rng), array))
+    found.append(seed("changes", changed(array, rng, ("9.", "10.", "17.")), array))
+    found.append(seed("changes-pace", changed(array, rng, ()), array))
     return found
 
 
-def changed(samples: np.ndarray, rng: np.random.Generator) -> bytes:
-    """A file with changes of the model, which no encoder would make for so small an image."""
+def changed(samples: np.ndarray, rng: np.random.Generator, experts: tuple[str, ...]) -> bytes:
+    """A file with changes of the model, of the biases of some experts and of the pace, which no encoder would make for
+    so small an image."""
     loaded, backend = model.load("photo"), network.backend("cpu")
     steps = {
         name: rng.integers(-2, 3, outputs).astype(np.int8)
         for name, outputs in changes.layers(loaded).items()
-        if name.startswith(("9.", "10.", "17."))
+        if name.startswith(experts)
     }
     made = changes.Changes(steps, 20)
     coded = codec.encode(to_planes(samples), changes.apply(made, loaded), backend)
@@ -235,7 +240,7 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 # Parts of a file (docs/FORMAT.md, "File")
 
 
-TILE, ALPHA, LOW_BITS, STREAM, HEAD = 0x8C, 0x86, 0x8A, 0x83, 0x0D
+TILE, ALPHA, LOW_BITS, STREAM, HEAD, CHANGES = 0x8C, 0x86, 0x8A, 0x83, 0x0D, 0x84
 SHORT = 16  # of the flags
 
 
@@ -439,7 +444,49 @@ def change_chunks(p: Parts, rng: random.Random) -> None:
         chunks[index : index + 1] = [(kind, whole[:cut]), (kind, whole[cut:])]
 
 
-FIELDS = (change_size, change_flags, change_model, change_pixel_crc, change_payload, change_words, change_chunks)
+def change_changes(p: Parts, rng: random.Random) -> None:
+    """Steps and paces of the changes of the model, and the words that code them; or changes for a file without any."""
+    try:
+        loaded = model.find(p.model)
+    except ModelError:
+        loaded = model.load("photo")
+    index = next((i for i, (kind, _) in enumerate(p.chunks) if kind == CHANGES), None)
+    made = changes.Changes()
+    if index is None:
+        index = sum(kind in (0x88, 0x05, 0x8B) for kind, _ in p.chunks[:3])
+        p.chunks.insert(index, (CHANGES, b""))
+        if p.flags & SHORT:  # has no room for them
+            p.flags ^= SHORT
+            p.chunks[1:] = [(kind, bytes_of(inner) + bytes(-len(bytes_of(inner)) % 4)) for kind, inner in p.chunks[1:]]
+    else:
+        with contextlib.suppress(FormatError, IndexError):
+            payload = bytes_of(p.chunks[index][1])
+            made = changes.unpack(payload[number(payload, 0)[1] :], loaded)
+    action, steps = rng.randrange(5), dict(made.steps)
+    name, outputs = rng.choice(list(changes.layers(loaded).items()))
+    if action == 0:
+        made = replace(made, pace=rng.choice((0, 1, 15, 16, 17, 255)))
+    elif action == 1:  # another step
+        steps[name] = steps.get(name, np.zeros(outputs, np.int8)).copy()
+        steps[name][rng.randrange(outputs)] = rng.randint(-changes.STEP_MAX, changes.STEP_MAX)
+    elif action == 2:  # the largest steps, by which sums may leave 32 bits
+        steps = {
+            name: np.full(outputs, rng.choice((-15, 15)), np.int8) for name, outputs in changes.layers(loaded).items()
+        }
+    elif action == 3 and steps:
+        del steps[rng.choice(list(steps))]
+    packed = changes.pack(replace(made, steps=steps), loaded)
+    if action == 4:  # words that no writer makes
+        at = 1 + 4 * rng.randrange(len(packed) // 4 + 1)
+        word = rng.choice((bytes(4), b"\xff" * 4, rng.randbytes(4)))
+        packed = packed[:at] + word + packed[at + rng.choice((0, 4)) :]
+    p.chunks[index] = CHANGES, varint(rng.choice((0, 1, 2**31 - 1, 2**31))) + packed
+
+
+FIELDS = (
+    change_size, change_flags, change_model, change_pixel_crc, change_payload, change_words, change_chunks,
+    change_changes,
+)  # fmt: skip
 
 
 def cross(p: Parts, q: Parts, rng: random.Random) -> None:
