@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ardmzip.formats import Picture
+    from ardmzip.model import Model
 
 #: Images that are decoded together where many are wanted, and their pixels.
 BATCH, BATCH_PIXELS = 256, 1 << 20
@@ -220,6 +221,13 @@ class Archive:
     def head(self) -> Head:
         """What it begins with; raises FormatError for what is not known."""
         return layout.unpack_head(read_head(self._source))
+
+    def models(self) -> list[Model]:
+        """The models that it brings with it (docs/FORMAT.md, "Differences"). Raises ArdmError."""
+        from ardmzip import differences
+
+        found = [differences.find([one], differences.ids(one)[1], self._model) for one in self.differences]
+        return [model for model in found if model is not None]
 
     # What is in it
 
