@@ -61,7 +61,7 @@ class Fit:
 
     def settings(self) -> dict[str, Any]:
         """For the head of an archive."""
-        return asdict(self) | {"saved": round(self.saved, 6)}
+        return asdict(self)
 
 
 def read(settings: dict[str, Any]) -> Fit | None:
@@ -108,7 +108,7 @@ def fit(
         progress(1.0)
     before, after = sizes
     whole = before * sample.pixels / _pixels(tested)
-    saved = 1 - after / before - len(payload) / whole
+    saved = round(1 - after / before - len(payload) / whole, 6)
     pays = saved > 0
     found = Fit(minutes, base.name, len(payload), len(pictures), len(tested), before, after, saved if pays else 0.0)
     return found, payload if pays else None
