@@ -94,7 +94,7 @@ def test_what_leaves_its_range_is_refused(base):
         with pytest.raises(FormatError, match=message):
             differences.pack({"expert.3.head.weight": Steps(unit, head)}, base)
     bias = np.full(base.tensors["expert.0.0.bias"].shape, STEP_MAX, np.int8)
-    tensors = base.tensors | {"expert.0.0.shift": np.full_like(base.tensors["expert.0.0.shift"], 14)}
+    tensors = base.tensors | {"expert.0.0.shift": np.full_like(base.tensors["expert.0.0.shift"], 16)}
     with pytest.raises(FormatError, match="leave"):
         differences.apply({"expert.0.0.bias": Steps(15, bias)}, replace(base, tensors=tensors))
 

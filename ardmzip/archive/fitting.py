@@ -25,12 +25,13 @@ Progress = Callable[[float], None]
 IMAGES, PIXELS, CROP = 8192, 1 << 23, 256
 #: One in so many of these is held out to find out which changes pay, and another to find out whether all of them do.
 HELD_OUT = 10
-#: Pixels of the latter, at most: they are coded twice.
-CODED_PIXELS = 1 << 19
+#: Of the latter, squares of so many pixels a side, as heads learn more from large images; and pixels in all, at most,
+#: and for each second that fitting may take: they are coded twice.
+CODED_CROP, CODED_PIXELS, CODED_IN_A_SECOND = 512, 1 << 21, 1 << 14
 #: Fewer images tell nothing.
 LEAST = 10
-#: Share of the time after which no more images are read, and which is for training.
-_READING, _TRAINING = 0.25, 0.9
+#: Share of the time, and seconds at least, after which no more images are read; and share that is for training.
+_READING, _READING_LEAST, _TRAINING = 0.25, 5.0, 0.85
 #: Images by which the model is chosen.
 _CHOOSING = 64
 
@@ -84,41 +85,43 @@ def fit(
     if fixed is not None and fixed.random_order:
         raise ArdmError(f"model {fixed.name} codes in a random order: it cannot be fitted")
     random = np.random.default_rng(seed)
-    sample = _sample(source, random, begin + _READING * seconds)
-    pictures = sample.pictures
-    if not pictures:
-        return Fit(minutes, "auto" if fixed is None else fixed.name), None
-    planes = [raster.colour_planes(picture.samples, picture.format) for picture in pictures]
-    base = _best(planes[:_CHOOSING], options) if fixed is None else fixed
-    if len(pictures) < LEAST:
-        return Fit(minutes, base.name, images=len(pictures)), None
-    choosing, coded = slice(0, None, HELD_OUT), slice(1, None, HELD_OUT)
+    sample = _sample(source, random, begin + max(_READING * seconds, _READING_LEAST))
+    planes = [raster.colour_planes(picture.samples, picture.format) for picture in sample.pictures]
+    base = fixed or _best(planes[:: -(-len(planes) // _CHOOSING) or 1], options)
+    stays = Fit(minutes, base.name, images=len(planes))
+    if len(planes) < LEAST:
+        return stays, None
     training = [one for i, one in enumerate(planes) if i % HELD_OUT > 1]
     steps = finetune.fit(
-        Pool(training, base), Pool(planes[choosing], base), base, sum(one[0].size for one in training) / sample.pixels,
-        _TRAINING * seconds - (time.monotonic() - begin), progress=share_of(progress, 0, _TRAINING), seed=seed,
+        Pool(training, base), Pool(planes[::HELD_OUT], base), base,
+        sum(one[0].size for one in training) / sample.pixels, _TRAINING * seconds - (time.monotonic() - begin),
+        progress=share_of(progress, 0, _TRAINING), seed=seed,
     )  # fmt: skip
     if not steps:
-        return Fit(minutes, base.name, images=len(pictures)), None
+        return stays, None
     payload = differences.pack(steps, base)
-    tested = _within(pictures[coded])
-    sizes = [sum(map(len, batches.compress(tested, replace(options, verify=False, brought=brought))))
-             for brought in ((), (payload,))]  # fmt: skip
+    tested = _within(sample.held_out, min(CODED_PIXELS, round(CODED_IN_A_SECOND * seconds)))
+    plain = replace(options, verify=False)
+    before, after = (
+        sum(map(len, batches.compress(tested, replace(plain, brought=brought)))) for brought in ((), (payload,))
+    )
     if progress:
         progress(1.0)
-    before, after = sizes
     whole = before * sample.pixels / _pixels(tested)
-    saved = round(1 - after / before - len(payload) / whole, 6)
-    pays = saved > 0
-    found = Fit(minutes, base.name, len(payload), len(pictures), len(tested), before, after, saved if pays else 0.0)
-    return found, payload if pays else None
+    saved = max(0.0, round(1 - after / before - len(payload) / whole, 6))
+    found = replace(
+        stays, changes=len(payload), held_out=len(tested), before=before, after=after, saved=saved
+    )  # fmt: skip
+    return found, payload if saved else None
 
 
 @dataclass
 class _Sample:
-    """Random images of a source, of large ones squares. pixels: of the whole source, about."""
+    """Random images of a source, of large ones squares. held_out: those of number 1, 11, and so on, but of large ones
+    larger squares, in another order. pixels: of the whole source, about."""
 
     pictures: list[Picture]
+    held_out: list[Picture]
     pixels: float
 
 
@@ -129,6 +132,7 @@ def _sample(source: Source, random: np.random.Generator, until: float) -> _Sampl
         count = sum(1 for _ in source)
     ranks = random.permutation(count)
     found: list[Picture] = []
+    held_out: list[Picture] = []
     seen = whole = kept = 0
     for item, rank in zip(source, ranks.tolist(), strict=False):
         # of large images there is room for fewer
@@ -140,16 +144,19 @@ def _sample(source: Source, random: np.random.Generator, until: float) -> _Sampl
             continue  # which is told when it is packed
         seen += 1
         if picture.format.depth >= 8 and picture.format.layout != "palette":
-            found.append(_cropped(picture, random))
+            if len(found) % HELD_OUT == 1:
+                held_out.append(_cropped(picture, CODED_CROP, random))
+            found.append(_cropped(picture, CROP, random))
             whole += picture.height * picture.width
             kept += found[-1].height * found[-1].width
         if kept >= 2 * PIXELS or (time.monotonic() > until and len(found) >= LEAST):
             break
-    return _Sample([found[i] for i in random.permutation(len(found))], count * whole / max(seen, 1))
+    mixed = [held_out[i] for i in random.permutation(len(held_out))]
+    return _Sample(found, mixed, count * whole / max(seen, 1))
 
 
-def _cropped(picture: Picture, random: np.random.Generator) -> Picture:
-    height, width = (min(side, CROP) for side in (picture.height, picture.width))
+def _cropped(picture: Picture, side: int, random: np.random.Generator) -> Picture:
+    height, width = min(picture.height, side), min(picture.width, side)
     top, left = random.integers(picture.height - height + 1), random.integers(picture.width - width + 1)
     return replace(picture, samples=np.ascontiguousarray(picture.samples[top : top + height, left : left + width]))
 
@@ -165,9 +172,9 @@ def _best(planes: list[np.ndarray], options: Options) -> Model:
     )  # fmt: skip
 
 
-def _within(pictures: list[Picture]) -> list[Picture]:
-    """The first pictures, of CODED_PIXELS pixels in all, but one at least."""
-    found, left = pictures[:1], CODED_PIXELS - _pixels(pictures[:1])
+def _within(pictures: list[Picture], most: int) -> list[Picture]:
+    """The first pictures, of so many pixels in all, but one at least."""
+    found, left = pictures[:1], most - _pixels(pictures[:1])
     for picture in pictures[1:]:
         left -= picture.height * picture.width
         if left < 0:

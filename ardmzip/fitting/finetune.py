@@ -12,7 +12,9 @@ What the encoder computes with is of no concern to a decoder, which gets the int
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,8 @@ Progress = Callable[[float], None]
 BATCH = 512
 #: Largest move, in steps, at the start; it falls to 0 linearly. Decays of the moments of the gradient.
 RATE, FIRST, SECOND = 0.1, 0.9, 0.99
+#: Fewest moves.
+LEAST = 64
 #: Batches by which the sizes of steps are found.
 LOOKS = 16
 #: Bits that a single step is worth, by its size, and that it is taken to cost.
@@ -41,6 +45,8 @@ WORTH, PRICE = 4.0, 3.0
 RANK, SPREAD = 4, 2.0
 #: Pixels by which is found out whether an expert's changes pay.
 MEASURED = 1 << 13
+#: How long that takes, in the time of LOOKS batches.
+_TO_CHOOSE = 2.0
 _EPSILON = 1e-12
 #: Seconds that a batch can take: a process that was suspended does not use up its time.
 _LONGEST = 2.0
@@ -48,6 +54,9 @@ _LONGEST = 2.0
 
 class _Numbers:
     """The numbers of a tensor that change by steps of their own: biases, and the weights of heads."""
+
+    #: Steps grow with the unit.
+    sense = 1
 
     def __init__(self, name: str, tensors: dict[str, np.ndarray]) -> None:
         self.name, self._tensors = name, tensors
@@ -80,6 +89,9 @@ class _Numbers:
 class _Products:
     """Weights to which outer products are added."""
 
+    #: Steps fall with the unit.
+    sense = -1
+
     def __init__(self, name: str, tensors: dict[str, np.ndarray], random: torch.Generator) -> None:
         before, shift = tensors[name], tensors[name.removesuffix("weight") + "shift"]
         self.before = torch.from_numpy(before.astype(np.float32))
@@ -90,7 +102,7 @@ class _Products:
         self.resize(UNITS // 2)
 
     def resize(self, unit: int) -> None:
-        """Choose the size of a step, which falls with the unit."""
+        """Choose the size of a step."""
         self.unit = unit
 
     def current(self, *steps: Tensor) -> Tensor:
@@ -192,12 +204,11 @@ class _Trainee:
         """Choose the sizes of steps. pixels: sub-pixels of the dataset that the expert codes."""
         for tensor in self.tensors.values():
             worth = 0.5 * tensor.moving[0].curvature() * pixels
-            larger = round(0.5 * math.log2(WORTH / max(worth, _EPSILON)))
-            unit = tensor.unit + (-larger if isinstance(tensor, _Products) else larger)
+            larger = tensor.sense * round(0.5 * math.log2(WORTH / max(worth, _EPSILON)))
             before = tensor.unit
-            tensor.resize(min(max(unit, 0), UNITS - 1))
+            tensor.resize(min(max(before + larger, 0), UNITS - 1))
             for moving in tensor.moving:
-                moving.scale(2.0 ** abs(tensor.unit - before) if larger > 0 else 2.0 ** -abs(tensor.unit - before))
+                moving.scale(2.0 ** (tensor.sense * (tensor.unit - before)))
 
     @torch.no_grad()
     def measured(self, draw: Draw, chosen: frozenset[str]) -> float:
@@ -232,16 +243,17 @@ def fit(
     total = sum(map(training.pixels, experts))
     found: dict[str, Steps] = {}
     done = 0.0
+    stop = threading.Event()
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
         workers = min(threads or available, len(experts) or 1)
 
         def work(expert: int) -> dict[str, Steps]:
             own = 0.5 * training.pixels(expert) / total + 0.5 / len(experts)
-            until = min(1.0, own * workers) * seconds
-            pixels = round(training.pixels(expert) / share)
+            clock = _Clock(min(1.0, own * workers) * seconds, stop)
             return _fit_expert(
-                _Trainee(model, expert), training, held_out, pixels, until, np.random.default_rng([seed, expert])
-            )
+                _Trainee(model, expert), training, held_out, round(training.pixels(expert) / share), clock,
+                np.random.default_rng([seed, expert]),
+            )  # fmt: skip
 
         try:
             for steps in pool.map(work, experts):
@@ -250,36 +262,56 @@ def fit(
                 if progress:
                     progress(done)
         except BaseException:
+            stop.set()
             pool.shutdown(cancel_futures=True)
             raise
     return found
 
 
+class _Clock:
+    """The time that an expert has; that in which the process was suspended does not count."""
+
+    def __init__(self, seconds: float, stop: threading.Event) -> None:
+        self._seconds, self._stop = seconds, stop
+        self._spent, self._mark = 0.0, time.monotonic()
+
+    def done(self) -> float:
+        """The share that has gone by; to be asked after every batch."""
+        now = time.monotonic()
+        self._spent += min(now - self._mark, _LONGEST)
+        self._mark = now
+        return 1.0 if self._spent >= self._seconds else self._spent / self._seconds
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the work is given up."""
+        return self._stop.is_set()
+
+    def spend(self, factor: float) -> None:
+        """Set so much time aside, in what has gone by."""
+        self._seconds -= factor * self._spent
+
+
 def _fit_expert(
-    trainee: _Trainee, training: Pool, held_out: Pool, pixels: int, seconds: float, rng: np.random.Generator
+    trainee: _Trainee, training: Pool, held_out: Pool, pixels: int, clock: _Clock, random: np.random.Generator
 ) -> dict[str, Steps]:  # fmt: skip
     expert = trainee.expert
     for _ in range(LOOKS):
-        for moving, gradient in zip(
-            trainee.moving(), trainee.gradients(training.draw(expert, BATCH, rng)), strict=True
-        ):
+        gradients = trainee.gradients(training.draw(expert, BATCH, random))
+        for moving, gradient in zip(trainee.moving(), gradients, strict=True):
             moving.look(gradient)
+        clock.done()
     trainee.settle(pixels)
-    for done in _until(seconds):
-        gradients = trainee.gradients(training.draw(expert, BATCH, rng))
+    clock.spend(_TO_CHOOSE)
+    for moves in itertools.count():
+        # fewer moves are of no use, however little time there is
+        done = min(clock.done(), moves / LEAST)
+        if done >= 1 or clock.stopped:
+            break
+        gradients = trainee.gradients(training.draw(expert, BATCH, random))
         for moving, gradient in zip(trainee.moving(), gradients, strict=True):
             moving.move(gradient, moving.price / pixels, RATE * (1 - done))
-    return _paying(trainee, held_out.draw(expert, MEASURED, rng), pixels)
-
-
-def _until(seconds: float) -> Iterator[float]:
-    """The share of the time that has gone by, again and again until all has; at least once."""
-    spent, mark = 0.0, time.monotonic()
-    while spent == 0 or spent < seconds:
-        yield spent / seconds if seconds > 0 else 0.0
-        now = time.monotonic()
-        spent += min(now - mark, _LONGEST)
-        mark = now
+    return _paying(trainee, held_out.draw(expert, MEASURED, random), pixels)
 
 
 def _paying(trainee: _Trainee, draw: Draw, pixels: int) -> dict[str, Steps]:

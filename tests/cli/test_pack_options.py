@@ -43,7 +43,7 @@ def equal(folder: Path, tones: Path) -> bool:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_fit_through_the_executable(tones, tmp_path):
     path, part = tmp_path / "x.ardmz", tmp_path / "x.ardmz.part"
-    arguments = ["pack", str(tones), "-m", "thumb", "--fit", "0.1", "-o", str(path)]
+    arguments = ["pack", str(tones), "-m", "thumb", "--fit", "0.05", "-o", str(path)]
     process = subprocess.Popen([sys.executable, "-m", "ardmzip", *arguments], env=environment(), stderr=subprocess.PIPE)
     until = time.monotonic() + 200
     while process.poll() is None and (not part.exists() or interrupted(path) is None):
