@@ -91,7 +91,8 @@ def pack(
     are stored once. Every image is decoded and compared before it is written.
 
     Until the archive is complete it is X.ardmz.part. After an interruption the same command goes on where that one
-    ends, and makes the same archive, byte for byte.
+    ends, and makes the same archive, byte for byte. (Two fits of a model are never quite the same, as they take a time
+    and not a number of steps; but what has been fitted is kept.)
     """
     target = Path(out)
     if target.suffix.lower() != ARCHIVE_SUFFIX:
@@ -169,9 +170,11 @@ def _pack(
 
 def _tell_of_rest(writer: Writer, target: Path, quiet: bool) -> None:
     """What an interruption leaves."""
-    if not quiet and writer.kept:
-        place = writer.unfinished.name if writer.unfinished != target else "the archive"
-        common.note(str(target), f"{writer.kept} images are kept in {place}: the same command goes on from there")
+    new = writer.unfinished != target
+    if not quiet and (writer.kept or (new and writer.differences)):
+        what = f"{writer.kept} images are kept" if writer.kept else "the fitted model is kept"
+        place = writer.unfinished.name if new else "the archive"
+        common.note(str(target), f"{what} in {place}: the same command goes on from there")
 
 
 def _summary(label: str, values: dict) -> str:

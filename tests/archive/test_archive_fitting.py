@@ -204,3 +204,29 @@ def test_nothing_is_written_where_it_does_not_pay(tmp_path):
     assert archive.settings()["fit"]["base"] == "thumb"
     assert not layout.has_critical_chunks(layout.pack_head(archive.head()))
     assert len([*blocks(archive._source, 0)]) == 1
+
+
+@pytest.mark.parametrize("options", [Options(model="fast"), Options(model="fast", learn=True, tile=64)])
+def test_all_kinds_of_images_are_coded_and_verified_by_it(tmp_path, options):
+    base, random = model.load("fast"), np.random.default_rng(0)
+    names = [name for name in differences.names(base) if name.endswith(".bias")]
+    steps = {n: differences.Steps(4, random.integers(-2, 3, base.tensors[n].shape).astype(np.int8)) for n in names}
+    payload = differences.pack(steps, base)
+    shapes = [(20, 20), (20, 20), (9, 12, 3), (100, 100, 3), (20, 30, 4)]
+    arrays = [(random.integers(0, 9, shape) + 99).astype(np.uint8) for shape in shapes]
+    arrays.append((random.integers(0, 900, (20, 20)) + 9999).astype(np.uint16))
+    items = [Item(f"{i}", None, None, lambda a=a: formats.from_array(a)) for i, a in enumerate(arrays)]
+    path = tmp_path / "x.ardmz"
+    with Writer.create(path, packing.settings(options), differences=(payload,)) as writer:
+        packing.pack(items, writer, options)
+    archive = Archive(path)
+    assert {records.model_id(entry.template) for entry in archive.entries()} == {differences.ids(payload)[1]}
+    assert all(map(np.array_equal, archive.arrays(range(len(arrays))), arrays))
+    # the encoder may choose among models: what comes out stands for the one that it begins with
+    assert differences.instead(base, [payload]).id == differences.ids(payload)[1]
+    assert differences.instead(model.load("thumb"), [payload]).id == model.load("thumb").id
+
+
+def test_a_model_that_codes_in_a_random_order_is_not_fitted():
+    with pytest.raises(ArdmError, match="cannot be fitted"):
+        fitting.fit(Made(2), Options(model="oa-small"), 0.01)
