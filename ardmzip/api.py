@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,7 @@ def compress(
     verify: bool = True,
     progress: Callable[[float], None] | None = None,
     gains: list[Gain] | None = None,
+    brought: Sequence[bytes] = (),
 ) -> bytes:
     """Compress an image without loss.
 
@@ -75,6 +76,8 @@ def compress(
         progress: called with the fraction done, 0 to 1.
         gains: a list that takes the code lengths of what the model codes, a ``learning.Gain`` in bits for each batch:
             where the bits are, and what learning brings. Measuring the latter needs more time.
+        brought: differences of models that an archive brings with it (differences.py): a model that one begins with is
+            replaced by that which comes out. The file can only be decoded with it.
 
     Returns the bytes of a ``.ardm`` file (docs/FORMAT.md).
 
@@ -88,7 +91,7 @@ def compress(
     >>> restored.mode, restored.size, bool((numpy.asarray(restored) == image).all())
     ('RGB', (10, 10), True)
     """
-    from ardmzip import metadata, raster, trials
+    from ardmzip import differences, metadata, raster, trials
     from ardmzip import model as models
     from ardmzip.body import Encoder
 
@@ -109,9 +112,11 @@ def compress(
     share = 0.5 if verify else 1.0
     # coding is not all of it: its share is full once the bytes are there
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
-    loaded = None if model == AUTO else models.load(model)
+    loaded = None if model == AUTO else differences.instead(models.load(model), brought)
     found: list[Gain] = []
-    encoder = Encoder(loaded, steps, learn, batches, device, backend, None if gains is None else found)
+    encoder = Encoder(
+        loaded, steps, learn, batches, device, backend, None if gains is None else found, brought=tuple(brought)
+    )
     forced = loaded is not None and described.layout != "palette" and described.depth >= 8
     cut = _tile(tile, picture.height, picture.width)
     tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
@@ -223,9 +228,10 @@ def restore(
     region: Region | None = None,
     progress: Callable[[float], None] | None = None,
     max_pixels: int = MAX_PIXELS,
+    brought: Sequence[bytes] = (),
 ) -> Picture:
-    """The picture of a ``.ardm`` file; see decompress."""
-    return picture_of(_unpacked(data, level, region, max_pixels), model, device, backend, progress)
+    """The picture of a ``.ardm`` file; see decompress, and for ``brought`` compress."""
+    return picture_of(_unpacked(data, level, region, max_pixels), model, device, backend, progress, brought)
 
 
 @contextmanager
@@ -269,16 +275,17 @@ def _unpacked(file: File, level: int, region: Region | None, max_pixels: int) ->
 
 
 def picture_of(
-    container: Container, model: str | Path | None, device: str, backend: str, progress: Callable[[float], None] | None
-) -> Picture:
-    """The picture of a file that is unpacked, or of the part of it that is; see decompress."""
+    container: Container, model: str | Path | None, device: str, backend: str, progress: Callable[[float], None] | None,
+    brought: Sequence[bytes] = (),
+) -> Picture:  # fmt: skip
+    """The picture of a file that is unpacked, or of the part of it that is; see restore."""
     from ardmzip import metadata, raster
     from ardmzip.formats import Picture
 
     def load() -> tuple[Model, Backend]:
         from ardmzip import network
 
-        return fitting_model(container.model_id, model), network.backend(device, backend)
+        return fitting_model(container.model_id, model, brought), network.backend(device, backend)
 
     kept = () if container.metadata is None else tuple(metadata.unpack(container.metadata))
     part = container.part
@@ -286,10 +293,18 @@ def picture_of(
     return Picture(samples, container.pixel_format, kept)
 
 
-def fitting_model(identity: bytes, name: str | Path | None) -> Model:
-    """The model of a file, by its id; or the one that is named, if that is its id. Raises ModelError."""
+def fitting_model(identity: bytes, name: str | Path | None, brought: Sequence[bytes] = ()) -> Model:
+    """The model of a file, by its id; or the one that is named, if that is its id. Raises ModelError.
+
+    brought: differences of models, one of which may give the model of this id; the one that is named is what it begins
+    with then.
+    """
+    from ardmzip import differences
     from ardmzip import model as models
 
+    found = differences.find(brought, identity, name)
+    if found is not None:
+        return found
     loaded = models.find(identity) if name is None else models.load(name)
     if loaded.id != identity:
         raise ModelError(f"the file needs model {identity.hex()}, not {loaded.name} ({loaded.id.hex()})")

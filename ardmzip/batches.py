@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ardmzip import api, lockstep, metadata, model, network, raster
+from ardmzip import api, differences, lockstep, metadata, model, network, raster
 from ardmzip.body import Encoder
 from ardmzip.container import MAX_PIXELS, Container, unpack
 from ardmzip.errors import ArdmError, FormatError
@@ -40,6 +40,8 @@ class Options:
     tile: int | str | None = api.AUTO
     strip: bool = False
     verify: bool = True
+    #: Differences of models that an archive brings with it, as in api.compress.
+    brought: tuple[bytes, ...] = ()
 
     def learns(self, picture: Picture) -> bool | None:
         """``learn`` for a picture: None lets the model say."""
@@ -52,6 +54,7 @@ class Options:
         return api.compress(
             picture, model=self.model, steps=self.steps, learn=self.learns(picture), batches=self.batches,
             device=self.device, backend=self.backend, tile=self.tile, strip=self.strip, verify=self.verify,
+            brought=self.brought,
         )  # fmt: skip
 
     def group(self, picture: Picture) -> tuple[int, ...] | None:
@@ -80,8 +83,8 @@ def _cut(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _together(pictures: Sequence[Picture], options: Options) -> list[bytes]:
-    loaded = None if options.model == api.AUTO else model.load(options.model)
-    encoder = Encoder(loaded, learn=False, device=options.device, backend=options.backend)
+    loaded = None if options.model == api.AUTO else differences.instead(model.load(options.model), options.brought)
+    encoder = Encoder(loaded, learn=False, device=options.device, backend=options.backend, brought=options.brought)
     files = []
     bodies = encoder.encode_stack(np.stack([picture.samples for picture in pictures]), forced=loaded is not None)
     for picture, body in zip(pictures, bodies, strict=True):
@@ -90,7 +93,7 @@ def _together(pictures: Sequence[Picture], options: Options) -> list[bytes]:
         files.append(api.packed(coded, picture, kept)[0])
     if options.verify:
         found = restore(files, model_name=None if loaded is None else options.model, device=options.device,
-                        backend=options.backend)  # fmt: skip
+                        backend=options.backend, brought=options.brought)  # fmt: skip
         for picture, restored in zip(pictures, found, strict=True):
             if isinstance(restored, ArdmError) or not np.array_equal(restored.samples, picture.samples):
                 raise ArdmError("verification failed: the compressed data does not decode to the image")
@@ -99,9 +102,12 @@ def _together(pictures: Sequence[Picture], options: Options) -> list[bytes]:
 
 def restore(
     files: Sequence[bytes | memoryview], *, model_name: str | Path | None = None, device: str = "auto",
-    backend: str = "auto", max_pixels: int = MAX_PIXELS,
+    backend: str = "auto", max_pixels: int = MAX_PIXELS, brought: Sequence[bytes] = (),
 ) -> list[Picture | ArdmError]:  # fmt: skip
-    """The pictures of ``.ardm`` files, in their order; or what is wrong with one, which does not touch the others."""
+    """The pictures of ``.ardm`` files, in their order; or what is wrong with one, which does not touch the others.
+
+    brought: differences of models that the archive of the files brings with it.
+    """
     found: dict[int, Picture | ArdmError] = {}
     groups: defaultdict[lockstep.Kind, list[tuple[int, Container]]] = defaultdict(list)
     for i, file in enumerate(files):
@@ -109,7 +115,9 @@ def restore(
             c = unpack(file, max_pixels)
             kind = lockstep.kind(c)
             if kind is None or c.pixel_format.depth < 8:
-                found[i] = api.restore(file, model=model_name, device=device, backend=backend, max_pixels=max_pixels)
+                found[i] = api.restore(
+                    file, model=model_name, device=device, backend=backend, max_pixels=max_pixels, brought=brought
+                )
             else:
                 groups[kind].append((i, c))
         except ArdmError as error:
@@ -117,16 +125,16 @@ def restore(
     for kind, members in groups.items():
         for part in _cut(members, lockstep.batch_size(kind.height, kind.width)):
             indices, containers = zip(*part, strict=True)
-            found.update(zip(indices, _restored(containers, model_name, device, backend), strict=True))
+            found.update(zip(indices, _restored(containers, model_name, device, backend, brought), strict=True))
     return [found[i] for i in range(len(files))]
 
 
 def _restored(
-    containers: Sequence[Container], name: str | Path | None, device: str, backend: str
+    containers: Sequence[Container], name: str | Path | None, device: str, backend: str, brought: Sequence[bytes]
 ) -> list[Picture | ArdmError]:
     """Pictures of containers of one kind."""
     try:
-        loaded = api.fitting_model(containers[0].model_id, name)
+        loaded = api.fitting_model(containers[0].model_id, name, brought)
         decoded = lockstep.decode(containers, loaded, network.backend(device, backend))
     except ArdmError as error:  # no model or no device: that is the same for all of them
         return [error] * len(containers)

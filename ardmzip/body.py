@@ -65,6 +65,8 @@ class Encoder:
     threads: int | None = None
     #: Side information of RGB pictures, in place of what is measured.
     side: np.ndarray | None = None
+    #: Differences of models that an archive brings with it: what comes out is taken in place of installed models.
+    brought: tuple[bytes, ...] = ()
     _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
 
     def network(self, planes: np.ndarray, stats: np.ndarray | None = None) -> tuple[Model, Backend]:
@@ -72,7 +74,7 @@ class Encoder:
         from ardmzip import choice, network
 
         if self._loaded is None:
-            known = choice.candidates() if self.model is None else [self.model]
+            known = choice.candidates(self.brought) if self.model is None else [self.model]
             chosen = network.backend(self.device, self.backend)
             self._loaded = choice.best_model(planes, known, chosen, self.phase, stats), chosen
         return self._loaded
@@ -251,7 +253,7 @@ class Encoder:
         left = np.array([i for i, body in enumerate(bodies) if body is None], np.int64)
         if not len(left):
             return [body for body in bodies if body is not None]
-        known = choice.candidates() if self.model is None else [self.model]
+        known = choice.candidates(self.brought) if self.model is None else [self.model]
         backend = network.backend(self.device, self.backend)
         planes = np.stack([to_planes(stack[i]) for i in left])
         best = choice.best_models(planes, known, backend)

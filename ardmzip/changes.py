@@ -65,6 +65,17 @@ def _ratio_row() -> np.ndarray:
     return np.array(frequencies, np.float32) - 1
 
 
+def geometric_frequencies(ratio: int, one: int, most: int) -> tuple[int, ...]:
+    """Frequencies of the steps -most to most that fall off by ratio / one with their size; each is at least 1."""
+    steps = range(-most, most + 1)
+    weights = [ratio ** abs(step) * one ** (most - abs(step)) for step in steps]
+    whole, below, bounds = sum(weights), 0, [0]
+    for i, weight in enumerate(weights, 1):
+        below += weight
+        bounds.append(below * (_TOTAL - len(weights)) // whole + i)
+    return tuple(b - a for a, b in pairwise(bounds))
+
+
 @cache
 def step_frequencies(ratio: int) -> tuple[int, ...]:
     """Frequencies of the steps -STEP_MAX to STEP_MAX in a layer of some ratio.
@@ -73,13 +84,7 @@ def step_frequencies(ratio: int) -> tuple[int, ...]:
     >>> sum(row) == 2**24, row[15] > 15 * row[16] > 225 * row[17]
     (True, True)
     """
-    steps = range(-STEP_MAX, STEP_MAX + 1)
-    weights = [ratio ** abs(step) * RATIO_ONE ** (STEP_MAX - abs(step)) for step in steps]
-    below, bounds = 0, [0]
-    for i, weight in enumerate(weights, 1):
-        below += weight
-        bounds.append(below * (_TOTAL - len(weights)) // sum(weights) + i)
-    return tuple(b - a for a, b in pairwise(bounds))
+    return geometric_frequencies(ratio, RATIO_ONE, STEP_MAX)
 
 
 @cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ardmzip import codec, features, model
+from ardmzip import codec, differences, features, model
 from ardmzip.errors import ModelError
 from ardmzip.features import KINDS
 from ardmzip.model import Model
@@ -25,10 +25,11 @@ ESTIMATE_LEVELS = 2
 PHASE_MARGIN = 1e-3
 
 
-def candidates() -> list[Model]:
-    """The installed models to choose from; raises ModelError if there is none."""
+def candidates(brought: Sequence[bytes] = ()) -> list[Model]:
+    """The installed models to choose from, or what comes out of differences that begin with them; raises ModelError if
+    there is none."""
     installed = model.available()
-    found = [model.load(name) for name in CANDIDATES if name in installed]
+    found = [differences.instead(model.load(name), brought) for name in CANDIDATES if name in installed]
     if not found:
         raise ModelError(f"none of the models {', '.join(CANDIDATES)} is installed")
     return found

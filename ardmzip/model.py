@@ -199,17 +199,33 @@ def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, 
     """Write a model file; returns its id."""
     from safetensors.numpy import save_file
 
-    identity = model_id(tensors)
-    everything = {f"int.{k}": np.ascontiguousarray(v) for k, v in tensors.items()}
-    everything |= {f"loss.{channels}": table.astype(np.float32) for channels, table in loss.items()}
-    everything |= {"side.mean": side_mean.astype(np.float64), "side.std": side_std.astype(np.float64)}
-    if learning_gain is not None:
-        everything["learning.gain"] = learning_gain.astype(np.float32)
-    metadata = {"format": FORMAT, "name": name, "id": identity.hex(), "card": json.dumps(card)}
+    gain = np.zeros(2) if learning_gain is None else learning_gain
+    made = Model(name, model_id(tensors), card, tensors, loss, side_mean, side_std, gain)
+    everything, metadata = _contents(made)
+    if learning_gain is None:
+        del everything["learning.gain"]
     save_file(everything, path, metadata)
     forget()
     path.chmod(0o644)  # safetensors writes private files
-    return identity
+    return made.id
+
+
+def to_bytes(model: Model) -> bytes:
+    """A model as the bytes of its file."""
+    from safetensors.numpy import save
+
+    return save(*_contents(model))
+
+
+def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a model file, and its metadata."""
+    everything = {f"int.{k}": np.ascontiguousarray(v) for k, v in model.tensors.items()}
+    everything |= {f"loss.{channels}": table.astype(np.float32) for channels, table in model.loss.items()}
+    everything |= {"side.mean": model.side_mean.astype(np.float64), "side.std": model.side_std.astype(np.float64)}
+    everything |= {"learning.gain": model.learning_gain.astype(np.float32)}
+    return everything, {
+        "format": FORMAT, "name": model.name, "id": model.id.hex(), "card": json.dumps(model.card)
+    }  # fmt: skip
 
 
 def available() -> dict[str, Path]:

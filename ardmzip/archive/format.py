@@ -38,8 +38,8 @@ HEAD_BYTES, BLOCK_HEAD_BYTES, END_BYTES = _HEAD.size, _BLOCK.size, _END.size
 CRC_BYTES = _CRC.size
 
 _SETTINGS = 0x01
-#: Reserved: models, or differences to models, that belong to the archive.
-_FIT = 0x90
+#: A difference between models (differences.py).
+_DIFFERENCE = 0x90
 _CRITICAL = 0x80
 _FLAG_CRITICAL_HEAD = 1
 _LABELS, _METADATA, _COPIES = 1, 2, 4
@@ -50,10 +50,24 @@ Label = str | int | None
 # Head
 
 
-def pack_head(settings: dict[str, Any]) -> bytes:
-    """The beginning of an archive. settings: how its images were coded, for people and for a writer that goes on."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+@dataclass(frozen=True)
+class Head:
+    """What an archive begins with.
+
+    settings: how its images were coded, for people and for a writer that goes on. differences: payloads of differences
+    between models (differences.py), by whose models images may be coded.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    differences: tuple[bytes, ...] = ()
+
+
+def pack_head(content: Head) -> bytes:
+    """The beginning of an archive."""
+    text = json.dumps(content.settings, sort_keys=True, separators=(",", ":")).encode()
     chunks = bytes([_SETTINGS]) + varint(len(text)) + text
+    for payload in content.differences:
+        chunks += bytes([_DIFFERENCE]) + varint(len(payload)) + payload
     head = _HEAD.pack(MAGIC, VERSION, len(chunks)) + chunks
     return head + _CRC.pack(zlib.crc32(head))
 
@@ -71,19 +85,22 @@ def head_length(prefix: bytes) -> int:
     return HEAD_BYTES + int(_HEAD.unpack(prefix)[2]) + CRC_BYTES
 
 
-def unpack_head(head: bytes) -> dict[str, Any]:
-    """The settings of an archive; raises FormatError for damage, and for critical chunks that are not known."""
+def unpack_head(head: bytes) -> Head:
+    """What ``pack_head`` packed; raises FormatError for damage, and for critical chunks that are not known."""
     if len(head) < head_length(head[:HEAD_BYTES]) or zlib.crc32(head[:-CRC_BYTES]) != _CRC.unpack(head[-CRC_BYTES:])[0]:
         raise FormatError("damaged or truncated: the checksum of the archive's head does not match")
     settings: dict[str, Any] = {}
+    differences: list[bytes] = []
     reader = Reader(memoryview(head)[HEAD_BYTES:-CRC_BYTES])
     while reader.left():
         kind, payload = reader.byte(), reader.take(reader.varint("chunk length"))
         if kind == _SETTINGS:
             settings = _json(bytes(payload), dict)
+        elif kind == _DIFFERENCE:
+            differences.append(bytes(payload))
         elif kind & _CRITICAL:
             raise FormatError(f"unknown critical chunk 0x{kind:02x}: the archive needs a newer ardmzip")
-    return settings
+    return Head(settings, tuple(differences))
 
 
 def has_critical_chunks(head: bytes) -> bool:

@@ -4,20 +4,26 @@ interruption."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ardmzip import api, batches, model, raster
 from ardmzip.archive.reader import Archive
-from ardmzip.archive.writer import Writer
+from ardmzip.archive.writer import Writer, interrupted, made_otherwise
 from ardmzip.batches import Options
 from ardmzip.errors import ArdmError
+from ardmzip.files import check_target
 from ardmzip.formats import Picture
-from ardmzip.sources import Item
+from ardmzip.sources import Item, Source
+
+if TYPE_CHECKING:
+    from ardmzip.archive.fitting import Fit
 
 #: Images that are coded together, at most.
 BATCH = 256
@@ -30,14 +36,51 @@ Coder = Callable[[Iterable[list[Picture]]], Iterable["list[bytes | ArdmError]"]]
 Report = Callable[[str, "ArdmError | OSError | None"], None]
 
 
-def settings(options: Options) -> dict[str, Any]:
-    """What of the options determines an archive, for its head. Raises ModelError for a model that is not there."""
+def settings(options: Options, fit: Fit | None = None) -> dict[str, Any]:
+    """What of the options determines an archive, and what came of fitting a model, for its head.
+
+    Raises ModelError for a model that is not there.
+    """
     loaded = None if options.model == api.AUTO else model.load(options.model)
     name = api.AUTO if loaded is None else f"{loaded.name} {loaded.id.hex()}"
-    return {
+    found = {
         "model": name, "steps": options.steps, "learn": options.learn, "batches": options.batches,
         "tile": options.tile, "strip": options.strip,
     }  # fmt: skip
+    return found if fit is None else found | {"fit": fit.settings()}
+
+
+def begin(
+    path: str | os.PathLike[str], source: Source, options: Options, *, minutes: float | None = None,
+    overwrite: bool = False, progress: Callable[[float], None] | None = None,
+) -> tuple[Writer, Fit | None]:  # fmt: skip
+    """A writer of an archive of a source's images, which goes on with what an interruption has left; and what came of
+    fitting.
+
+    minutes: fit a model to the images first, for about so long; what an interrupted writer has fitted is kept. None: do
+    not.
+    """
+    if minutes is None:
+        return Writer.create(path, settings(options), overwrite=overwrite, resume=True), None
+    from ardmzip.archive import fitting
+
+    check_target(Path(path), overwrite)
+    left = interrupted(path)
+    if left is not None:
+        fit = fitting.read(left.settings)
+        if fit is None or fit.minutes != minutes or left.settings != settings(options, fit):
+            raise made_otherwise(path)
+        brought = left.differences
+    else:
+        fit, payload = fitting.fit(source, options, minutes, progress)
+        brought = () if payload is None else (payload,)
+    found = settings(options, fit)
+    return Writer.create(path, found, differences=brought, overwrite=overwrite, resume=True), fit
+
+
+def coding(options: Options, writer: Writer) -> Options:
+    """The options by which images of an archive are coded: with the models that it brings."""
+    return replace(options, brought=writer.differences)
 
 
 def code(pictures: list[Picture], options: Options) -> list[bytes | ArdmError]:
@@ -100,9 +143,10 @@ def pack(
     """Add images to an archive; those that the writer has from before an interruption are passed over.
 
     report: told of each image. go_on: leave out images that cannot be read or coded, of which ``report`` is told; by
-    default the first ends the work. coder: codes batches elsewhere, in place of ``code``. The archive does not depend
-    on ``batch`` and ``coder``.
+    default the first ends the work. coder: codes batches elsewhere, in place of ``code``, and must do so by the options
+    that ``coding`` gives. The archive does not depend on ``batch`` and ``coder``.
     """
+    options = coding(options, writer)
     tell = report or (lambda _name, _error: None)
 
     def fail(name: str, error: ArdmError | OSError) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from ardmzip.archive import format as layout
 from ardmzip.archive import records
 from ardmzip.archive.bytesource import ByteSource, open_source
-from ardmzip.archive.format import Block, Directory, Label
+from ardmzip.archive.format import Block, Directory, Head, Label
 from ardmzip.container import MAX_PIXELS
 from ardmzip.errors import ArdmError, FormatError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ardmzip.formats import Picture
+    from ardmzip.model import Model
 
 #: Images that are decoded together where many are wanted, and their pixels.
 BATCH, BATCH_PIXELS = 256, 1 << 20
@@ -127,7 +128,8 @@ class Archive:
     A sequence of images (``archive[3]``, ``archive[-1]``, ``archive[10:20]``, ``for image in archive``) and a mapping
     from names (``archive["cat/01.png"]``, ``"cat/01.png" in archive``, ``keys``, ``values``, ``items``). Images come as
     ``decompress`` gives them; ``array`` and ``arrays`` give their samples. It may be used by several threads, and be
-    pickled, as for worker processes: only the name of the file travels, and each process opens it for itself.
+    pickled, as for worker processes: the name of the file travels, with the models that the archive brings with it, and
+    each process opens it for itself.
 
     >>> import ardmzip, numpy, tempfile, os
     >>> from ardmzip.archive.writer import Writer
@@ -149,7 +151,8 @@ class Archive:
     ) -> None:  # fmt: skip
         """Open an archive: a path, a URL (with fsspec), or a seekable binary file; reads its index only.
 
-        model, device, backend, max_pixels: as for ``ardmzip.decompress``.
+        model, device, backend, max_pixels: as for ``ardmzip.decompress``; of a model that the archive brings with it,
+        ``model`` is the one that it was made of.
 
         Raises FormatError for what is no archive, or has no complete index.
         """
@@ -159,17 +162,22 @@ class Archive:
         self.blocks, critical, end = find_index(self._source)
         #: Bytes of the index and all before it; more than that are left of a write that was cut off.
         self.complete_bytes = end
+        #: Differences of models, by which images may be coded (differences.py).
+        self.differences: tuple[bytes, ...] = ()
         self._prepare()
         if critical:
-            self.settings()  # which refuses what it does not know
+            self.differences = self.head().differences  # which refuses what it does not know
 
     @classmethod
-    def of_blocks(cls, source: str | os.PathLike[str], blocks: Sequence[Block]) -> Archive:
-        """The images of some blocks of a file that has no index yet."""
+    def of_blocks(
+        cls, source: str | os.PathLike[str], blocks: Sequence[Block], differences: tuple[bytes, ...] = ()
+    ) -> Archive:
+        """The images of some blocks of a file that has no index yet, and the differences of models in its head."""
         archive = cls.__new__(cls)
         archive._source, archive._model, archive.blocks = open_source(source), None, list(blocks)
         archive._options = {"device": "auto", "backend": "auto", "max_pixels": MAX_PIXELS}
         archive.complete_bytes = blocks[-1].end if blocks else 0
+        archive.differences = differences
         archive._prepare()
         return archive
 
@@ -208,7 +216,18 @@ class Archive:
 
     def settings(self) -> dict[str, Any]:
         """How the images were coded, as the writer says."""
+        return self.head().settings
+
+    def head(self) -> Head:
+        """What it begins with; raises FormatError for what is not known."""
         return layout.unpack_head(read_head(self._source))
+
+    def models(self) -> list[Model]:
+        """The models that it brings with it (docs/FORMAT.md, "Differences"). Raises ArdmError."""
+        from ardmzip import differences
+
+        found = [differences.find([one], differences.ids(one)[1], self._model) for one in self.differences]
+        return [model for model in found if model is not None]
 
     # What is in it
 
@@ -327,7 +346,8 @@ class Archive:
     # Images
 
     def file(self, key: Key) -> bytes:
-        """The ``.ardm`` file of an image, as ``ardmzip compress`` would have made it."""
+        """The ``.ardm`` file of an image, as ``ardmzip compress`` would have made it; but one that is coded by a model
+        which the archive brings with it needs that model (``models``) to be decoded."""
         return self._file(self.entry(key))
 
     def _file(self, entry: Entry) -> bytes:
@@ -346,7 +366,9 @@ class Archive:
                 found[place] = error
         from ardmzip import batches
 
-        pictures = batches.restore([*files.values()], model_name=self._model, **self._options)  # type: ignore[arg-type]
+        pictures = batches.restore(
+            [*files.values()], model_name=self._model, brought=self.differences, **self._options,  # type: ignore[arg-type]
+        )  # fmt: skip
         found.update(zip(files, pictures, strict=True))
         return [found[place] for place in range(len(keys))]
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from ardmzip.archive import format as layout
 from ardmzip.archive import records
 from ardmzip.archive.bytesource import open_source
-from ardmzip.archive.format import Block, Directory, Label
+from ardmzip.archive.format import Block, Directory, Head, Label
 from ardmzip.archive.reader import Archive, find_index, read_directory, read_head
 from ardmzip.archive.recovery import FoundBlock, blocks, following
 from ardmzip.errors import ArdmError, FormatError
@@ -31,9 +31,12 @@ class Writer:
     """
 
     def __init__(self, file: BinaryIO, path: Path, overwrite: bool, blocks: list[Block], directories: list[Directory],
-                 critical: bool, indexed: int) -> None:  # fmt: skip
+                 head: bytes, indexed: int) -> None:  # fmt: skip
         """See ``create`` and ``append``. indexed: blocks that are in an index; an interruption left the others."""
-        self._file, self._path, self._overwrite, self._critical = file, path, overwrite, critical
+        self._file, self._path, self._overwrite = file, path, overwrite
+        self._critical = layout.has_critical_chunks(head)
+        #: Differences of models that the archive brings with it.
+        self.differences = layout.unpack_head(head).differences
         self._blocks, self._indexed = blocks, indexed
         self._directory, self._data = Directory(), bytearray()
         self._count = sum(map(len, directories))
@@ -48,27 +51,27 @@ class Writer:
 
     @staticmethod
     def create(
-        path: str | os.PathLike[str], settings: dict[str, Any] | None = None, *, overwrite: bool = False,
-        resume: bool = False,
+        path: str | os.PathLike[str], settings: dict[str, Any] | None = None, *, differences: tuple[bytes, ...] = (),
+        overwrite: bool = False, resume: bool = False,
     ) -> Writer:  # fmt: skip
         """A writer of a new archive.
 
-        settings: how the images are coded, for its head. resume: go on with what an interrupted writer has left; raises
-        ArdmError if that was made with other settings.
+        settings: how the images are coded, and differences: of models, by which they may be coded, for its head.
+        resume: go on with what an interrupted writer has left; raises ArdmError if that was made with another head.
         """
         path = Path(path)
         check_target(path, overwrite)
-        partial, head = path.with_name(path.name + PARTIAL), layout.pack_head(settings or {})
+        partial, head = _partial(path), layout.pack_head(Head(settings or {}, differences))
         file = _locked(partial, "r+b" if partial.exists() else "w+b")
         try:
             found: list[FoundBlock] = []
             if resume and partial.stat().st_size >= len(head):
                 source = open_source(partial)
                 if source.read(0, len(head)) != head:
-                    raise ArdmError(f"{partial} was made with other options: use the same ones, or delete it")
+                    raise made_otherwise(path)
                 found = list(following(source, len(head)))
                 source.close()
-            return Writer._go_on(file, path, overwrite, [], [], head, found)
+            return Writer._go_on(file, path, overwrite, [], [], head, found, len(head), new=True)
         except BaseException:
             file.close()
             raise
@@ -83,11 +86,12 @@ class Writer:
         file = _locked(path, "r+b")
         try:
             source = open_source(path)
-            known, critical, end = find_index(source)
+            known, _, end = find_index(source)
+            head = read_head(source)
             directories = [read_directory(source, block) for block in known]
             found = list(following(source, end))
             source.close()
-            return Writer._go_on(file, path, True, known, directories, None, found, end, critical)
+            return Writer._go_on(file, path, True, known, directories, head, found, end)
         except BaseException:
             file.close()
             raise
@@ -95,23 +99,22 @@ class Writer:
     @staticmethod
     def _go_on(
         file: BinaryIO, path: Path, overwrite: bool, known: list[Block], directories: list[Directory],
-        head: bytes | None, found: list[FoundBlock], end: int = 0, critical: bool = False,
+        head: bytes, found: list[FoundBlock], end: int, new: bool = False,
     ) -> Writer:  # fmt: skip
-        """A writer behind what is there: a head that is written if it is given, and the blocks that were found."""
+        """A writer behind what is there, up to ``end`` and the blocks that were found. new: the head may be missing."""
         indexed = len(known)
         known = [*known, *(layout.block_of(block.offset, block.head, block.directory) for block in found)]
         directories = [*directories, *(block.directory for block in found)]
         if found:
             end = known[-1].end
-        elif head is not None:
+        elif new:
             file.seek(0)
             file.write(head)
-            end = len(head)
-        if head is not None:
-            critical = layout.has_critical_chunks(head)
+            file.flush()
+            os.fsync(file.fileno())
         file.truncate(end)
         file.seek(end)
-        return Writer(file, path, overwrite, known, directories, critical, indexed)
+        return Writer(file, path, overwrite, known, directories, head, indexed)
 
     def __enter__(self) -> Writer:
         return self
@@ -139,7 +142,7 @@ class Writer:
 
     def written(self) -> Archive:
         """The images of the blocks that are written, for looking at them meanwhile."""
-        return Archive.of_blocks(self.unfinished, self._blocks)
+        return Archive.of_blocks(self.unfinished, self._blocks, self.differences)
 
     def add(self, name: str, file: bytes, label: Label = None, metadata: dict[str, Any] | None = None) -> int:
         """Add the ``.ardm`` file of an image; returns the image's number."""
@@ -196,11 +199,37 @@ class Writer:
             publish(self.unfinished, self._path, self._overwrite)
 
     def close(self) -> None:
-        """Stop without an index. What is complete stays for a writer that goes on; nothing stays if that is nothing."""
-        kept = bool(self._blocks)
+        """Stop without an index. What is complete stays for a writer that goes on, and so do models that the archive
+        brings with it; nothing stays if that is nothing."""
+        kept = bool(self._blocks or self.differences)
         self._file.close()
         if not kept and self.unfinished != self._path:
             self.unfinished.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
+
+
+def interrupted(path: str | os.PathLike[str]) -> Head | None:
+    """The head of what an interrupted writer of a new archive has left; None if there is nothing of use. Raises
+    FormatError for a file of that name that is something else."""
+    partial = _partial(Path(path))
+    if not partial.exists():
+        return None
+    source = open_source(partial)
+    try:
+        size = source.size()
+        if size < layout.HEAD_BYTES or layout.head_length(source.read(0, layout.HEAD_BYTES)) > size:
+            return None
+        return layout.unpack_head(read_head(source))
+    finally:
+        source.close()
+
+
+def made_otherwise(path: str | os.PathLike[str]) -> ArdmError:
+    """What is left of an interrupted writer does not belong to the archive that is to be made."""
+    return ArdmError(f"{_partial(Path(path))} was made with other options: use the same ones, or delete it")
 
 
 def _locked(path: Path, mode: str) -> BinaryIO:

@@ -81,11 +81,14 @@ def output_name(name: str) -> str:
 
 def describe_archive(label: str, path: Path) -> dict[str, Any]:
     """Everything ``info`` prints of an archive, by its JSON key."""
+    from ardmzip import differences
     from ardmzip.archive import records
     from ardmzip.archive.reader import Archive
     from ardmzip.container import NO_MODEL
 
     with Archive(path) as archive:
+        brought = {result: base for base, result in map(differences.ids, archive.differences)}
+        settings = archive.settings()
         sizes: Counter[str] = Counter()
         models: Counter[str] = Counter()
         labels: Counter[str] = Counter()
@@ -109,18 +112,56 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
             "raw_bytes": samples,
             "bits_per_subpixel": round(8 * total / subpixels, 6) if subpixels else 0.0,
             "sizes": dict(sizes.most_common()),
-            "models": {
-                (common.model_name(bytes.fromhex(name)) or name) if name != "none" else "general coders": count
-                for name, count in models.most_common()
-            },
+            "models": {_model(name, brought): count for name, count in models.most_common()},
             "labels": dict(labels.most_common()),
             "with_metadata": described,
             "blocks": len(archive.blocks),
             "record_bytes": sum(block.records for block in archive.blocks),
             "directory_bytes": sum(block.directory for block in archive.blocks),
             "incomplete_bytes": total - archive.complete_bytes,
-            "settings": archive.settings(),
+            "fit": settings.pop("fit", None),
+            "fit_bytes": sum(map(len, archive.differences)),
+            "settings": settings,
         }
+
+
+def _model(name: str, brought: dict[bytes, bytes]) -> str:
+    """What codes images. name: the id of a model, or none. brought: of the models that the archive brings with it, by
+    their ids, those that they were made of."""
+    if name == "none":
+        return "general coders"
+    base = brought.get(bytes.fromhex(name))
+    return f"{common.model_name(base)}, fitted" if base is not None else common.model_name(bytes.fromhex(name)) or name
+
+
+def fitted(fit: dict[str, Any]) -> str:
+    """What came of fitting a model (archive.fitting.Fit.settings).
+
+    >>> found = {"base": "thumb", "changes": 12345, "images": 900, "held_out": 90, "before": 1000, "after": 987}
+    >>> fitted(found | {"saved": 0.011})
+    'fit: thumb, 12,345 bytes of changes, held-out images 1.3 % smaller, archive 1.1 % smaller in all'
+    >>> fitted(found | {"saved": 0.0})
+    'fit: thumb stays as it is: 12,345 bytes of changes, held-out images 1.3 % smaller, which does not pay'
+    >>> fitted({"base": "thumb", "changes": 0, "images": 4})
+    'fit: thumb stays as it is: 4 images to look at have nothing to gain'
+    """
+    base = fit["base"]
+    if not fit["changes"]:
+        return f"fit: {base} stays as it is: {fit['images']} images to look at have nothing to gain"
+    gain = 100 * (1 - fit["after"] / fit["before"])
+    how = f"held-out images {abs(gain):.1f} % {'larger' if gain < 0 else 'smaller'}"
+    if fit["saved"] > 0:
+        changes = f"{base}, {fit['changes']:,} bytes of changes"
+        return f"fit: {changes}, {how}, archive {100 * fit['saved']:.1f} % smaller in all"
+    return f"fit: {base} stays as it is: {fit['changes']:,} bytes of changes, {how}, which does not pay"
+
+
+def _described_fit(fit: Any) -> str:
+    """``fitted``, of what a file says, which may be anything."""
+    try:
+        return fitted(fit)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return "unknown"
 
 
 def lines(values: dict[str, Any]) -> list[str]:
@@ -141,6 +182,8 @@ def lines(values: dict[str, Any]) -> list[str]:
         "coded by": listed(values["models"]),
         "labels": listed(values["labels"]),
     }
+    if values["fit"]:
+        rows["fit"] = _described_fit(values["fit"]).removeprefix("fit: ")
     if values["with_metadata"]:
         rows["JSON"] = f"of {values['with_metadata']} images"
     if values["incomplete_bytes"]:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -338,6 +339,21 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 path_type = click.Path(readable=False, allow_dash=True)
 
 
+class TileSize(click.ParamType):
+    """A number of pixels, none or auto."""
+
+    name = "tile"
+
+    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> str | int:
+        if isinstance(value, int) or value in ("none", "auto"):
+            return value
+        if re.fullmatch(r"[1-9]\d{9,}", value):
+            self.fail(f"{value[:20]} is too large: an image has at most {MAX_PIXELS} pixels", param, context)
+        if re.fullmatch(r"[1-9]\d{0,8}", value) is None:
+            self.fail(f"{value!r} is not a number of pixels, none or auto", param, context)
+        return int(value)
+
+
 def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of installed models, for the shell's completion; or a file."""
     from ardmzip import model
@@ -352,6 +368,33 @@ model_option = click.option(
     help="Name of an installed model (see ardmzip models), or path of a model file; auto takes the one that suits the "
     "image, or a general coder such as lossless WebP where that is smaller.",
 )  # fmt: skip
+steps_option = click.option(
+    "--steps", type=click.IntRange(min=1), metavar="S",
+    help="At most S network calls an image; by default as many as give the smallest file, or 500 with a model that "
+    "codes in a random order.",
+)  # fmt: skip
+batches_option = click.option(
+    "--batches", type=click.IntRange(min=1), metavar="N",
+    help="Plan at most N batches for each head to learn in; by default many, for the smallest file. A model that does "
+    "not learn by default needs --learn too.",
+)  # fmt: skip
+tile_option = click.option(
+    "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
+    help="Cut an image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
+    "of them. Their sides are multiples of 64, at least 64, and as equal as can be. none codes it in one piece; "
+    "auto takes tiles of about 2048 for images of 2^24 pixels or more.",
+)  # fmt: skip
+strip_option = click.option(
+    "--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like."
+)
+
+
+def check_learning(learn: bool | None, batches: int | None) -> None:
+    """Refuse batches for a head that does not learn."""
+    if learn is False and batches is not None:
+        raise click.UsageError("--batches is for learning: leave out --no-learn")
+
+
 decoding_model_option = click.option(
     "-m", "--model", metavar="MODEL", shell_complete=complete_model,
     help="Name or file of the model, if it is not installed.  [default: found by its id in FILE]",

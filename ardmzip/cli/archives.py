@@ -137,6 +137,8 @@ def unpack(
                         complain(name, error)
                     counter.add()
             _write_table(archive, folder, force)
+            if ardm:
+                _write_models(archive, folder, force, file, quiet)
             if not quiet:
                 done = f"{len(archive) - failed} images" if failed else f"all {len(archive)} images"
                 seconds = time.perf_counter() - started
@@ -168,6 +170,17 @@ def _write(path: Path, found: Picture | bytes, force: bool, label: str, quiet: b
     write_atomic(path, data, force)
     if lost and not quiet:
         common.note(label, f"{path}: a {path.suffix.lower()} file does not hold: {', '.join(lost)}")
+
+
+def _write_models(archive: Archive, folder: Path, force: bool, label: str, quiet: bool) -> None:
+    """The models that the archive brings with it: .ardm files that are coded by them need them."""
+    from ardmzip import model
+
+    for found in archive.models():
+        path = folder / f"{found.id.hex()}{model.SUFFIX}"
+        write_atomic(path, model.to_bytes(found), force)
+        if not quiet:
+            common.note(label, f".ardm files that are coded by its own model need -m {path}")
 
 
 def _write_table(archive: Archive, folder: Path, force: bool) -> None:

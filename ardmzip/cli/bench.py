@@ -10,8 +10,8 @@ from urllib.parse import quote
 import click
 
 from ardmzip.cli import _common as common
+from ardmzip.cli._common import TileSize
 from ardmzip.cli._progress import Bar
-from ardmzip.cli.compress import TileSize
 from ardmzip.errors import ArdmError
 from ardmzip.files import check_target, write_atomic
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections import defaultdict
@@ -16,7 +15,6 @@ import click
 from ardmzip.cli import _common as common
 from ardmzip.cli._jobs import STREAM, Job, plan, run_jobs
 from ardmzip.cli._progress import Bar
-from ardmzip.container import MAX_PIXELS
 from ardmzip.efforts import DEFAULT, MOST
 from ardmzip.files import SOURCE_SUFFIXES, SUFFIX, compressed_name, lengthened_name
 
@@ -24,21 +22,6 @@ if TYPE_CHECKING:
     from ardmzip.learning import Gain
 
 _MIN_PIXELS = 1000  # a level with fewer tells little about learning by itself
-
-
-class TileSize(click.ParamType):
-    """A number of pixels, none or auto."""
-
-    name = "tile"
-
-    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> str | int:
-        if isinstance(value, int) or value in ("none", "auto"):
-            return value
-        if re.fullmatch(r"[1-9]\d{9,}", value):
-            self.fail(f"{value[:20]} is too large: an image has at most {MAX_PIXELS} pixels", param, context)
-        if re.fullmatch(r"[1-9]\d{0,8}", value) is None:
-            self.fail(f"{value!r} is not a number of pixels, none or auto", param, context)
-        return int(value)
 
 
 @dataclass(frozen=True)
@@ -96,39 +79,26 @@ Suffixes of the images that -r takes:
     "of it.",
 )  # fmt: skip
 @common.model_option
-@click.option(
-    "--steps", type=click.IntRange(min=1), metavar="S",
-    help="At most S network calls; by default as many as give the smallest file, or 500 with a model that codes in a "
-    "random order.",
-)  # fmt: skip
+@common.steps_option
 @click.option(
     "--learn/--no-learn", default=None,
     help="Let the network learn from the image, or do not: faster, a larger file. By default the model says which: all "
     "learn but those made for speed.",
 )  # fmt: skip
-@click.option(
-    "--batches", type=click.IntRange(min=1), metavar="N",
-    help="Plan at most N batches for each head to learn in; by default many, for the smallest file. A model that does "
-    "not learn by default needs --learn too.",
-)  # fmt: skip
+@common.batches_option
 @click.option(
     "--effort", type=click.IntRange(0, MOST), metavar="0..9",
     help=f"How hard to try for a small file: 0 is quickest, {MOST} fits the model to the image with all care. "
     f"Restoring takes as long as ever.  [default: {DEFAULT}]",
 )  # fmt: skip
-@click.option(
-    "--tile", type=TileSize(), default="auto", show_default=True, metavar="N|none|auto",
-    help="Cut the image into tiles of about N x N pixels: they bound the memory, and a region is restored from some "
-    "of them. Their sides are multiples of 64, at least 64, and as equal as can be. none codes the image in one piece; "
-    "auto takes tiles of about 2048 for images of 2^24 pixels or more.",
-)  # fmt: skip
+@common.tile_option
 @common.device_options
 @common.output_options
 @common.jobs_option
 @common.continue_option
 @common.max_pixels_option
 @common.message_options("; the bits by level; and what learning gained (measuring it takes time)")
-@click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
+@common.strip_option
 @click.option("--force-jpeg", is_flag=True, help="Compress JPEG files too, though the result is larger than the JPEG.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the result to compare it with the image.")
 def compress(
@@ -148,8 +118,7 @@ def compress(
     """
     if remove and no_verify:
         raise click.UsageError("--rm removes only what was verified: leave out --no-verify")
-    if learn is False and batches is not None:
-        raise click.UsageError("--batches is for learning: leave out --no-learn")
+    common.check_learning(learn, batches)
     common.check_model(model)
     jobs = plan(
         files, out, lengthened_name if keep_suffix else compressed_name,

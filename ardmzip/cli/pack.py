@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ardmzip.cli import _common as common
-from ardmzip.cli._archives import describe_archive
-from ardmzip.cli._progress import Counter
+from ardmzip.cli._archives import describe_archive, fitted
+from ardmzip.cli._progress import Bar, Counter
 from ardmzip.files import ARCHIVE_SUFFIX, check_target
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Examples:
   ardmzip pack photos -o photos.ardmz            all images below a folder, by their relative paths
   ardmzip pack a.png b.tif -o two.ardmz          some files
   ardmzip pack -m thumb cifar -o cifar.ardmz     all by one model: faster where it suits
+  ardmzip pack scans --fit 5 -o scans.ardmz      5 minutes to fit a model to them: for many of one kind
   ardmzip pack cifar-10-batches-py -o c.ardmz    batches of CIFAR-10, with labels
   ardmzip pack 'train-{000..007}.tar' -o t.ardmz WebDataset shards
   ardmzip pack more --append -o photos.ardmz     adds to an archive
@@ -49,10 +50,18 @@ FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
 @click.option("-o", "--output", "out", metavar="X.ardmz", required=True, type=common.path_type, help="The archive.")
 @common.model_option
 @click.option(
+    "--fit", "minutes", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES",
+    help="First fit a model to a sample of the images, for about so many minutes, and put the changes of the model "
+    "into the archive if they save more than they take: for many images of one kind.",
+)  # fmt: skip
+@common.steps_option
+@click.option(
     "--learn/--no-learn", default=None,
     help="Let the network learn from each image, or do not. By default images of more than 64 x 64 pixels are learned "
     "from if their model says so.",
 )  # fmt: skip
+@common.batches_option
+@common.tile_option
 @common.device_options
 @click.option(
     "--batch", type=click.IntRange(min=1), default=_BATCH, show_default=True, metavar="N",
@@ -62,7 +71,7 @@ FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
 @common.engine_options
 @click.option("--append", is_flag=True, help="Add to X.ardmz, which readers see as it was until all is done.")
 @click.option("-f", "--force", is_flag=True, help="Replace X.ardmz if it exists, once the new one is complete.")
-@click.option("--strip", is_flag=True, help="Leave out the metadata: EXIF data, colour profile, texts and the like.")
+@common.strip_option
 @click.option("--no-verify", is_flag=True, help="Do not decode the images to compare them.")
 @click.option("--force-jpeg", is_flag=True, help="Take JPEG files too, though their images come out larger.")
 @common.max_pixels_option
@@ -70,9 +79,10 @@ FILE is one of these, here or at a URL (s3://, https://, ...) that fsspec knows:
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def pack(
-    files: tuple[str, ...], out: str, model: str, learn: bool | None, device: str, backend: str, batch: int,
-    workers: int, engine: str, address: str | None, append: bool, force: bool, strip: bool, no_verify: bool,
-    force_jpeg: bool, max_pixels: int, continue_on_error: bool, quiet: bool, as_json: bool,
+    files: tuple[str, ...], out: str, model: str, minutes: float | None, steps: int | None, learn: bool | None,
+    batches: int | None, tile: int | str, device: str, backend: str, batch: int, workers: int, engine: str,
+    address: str | None, append: bool, force: bool, strip: bool, no_verify: bool, force_jpeg: bool, max_pixels: int,
+    continue_on_error: bool, quiet: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Pack many images into an archive, each of which can be read alone.
 
@@ -81,13 +91,17 @@ def pack(
     are stored once. Every image is decoded and compared before it is written.
 
     Until the archive is complete it is X.ardmz.part. After an interruption the same command goes on where that one
-    ends, and makes the same archive, byte for byte.
+    ends, and makes the same archive, byte for byte. (Two fits of a model are never quite the same, as they take a time
+    and not a number of steps; but what has been fitted is kept.)
     """
     target = Path(out)
     if target.suffix.lower() != ARCHIVE_SUFFIX:
         raise click.UsageError(f"{common.plain(out)}: the archive should end in {ARCHIVE_SUFFIX}")
     if append and force:
         raise click.UsageError("--append adds to an archive and -f replaces it: choose one")
+    if append and minutes is not None:
+        raise click.UsageError("--fit is for a new archive: --append codes by the models that an archive has")
+    common.check_learning(learn, batches)
     started = time.perf_counter()
     failed: list[str] = []
 
@@ -104,14 +118,18 @@ def pack(
 
         source = open_sources(files, force_jpeg=force_jpeg, max_pixels=max_pixels)
         options = Options(
-            model=model, learn=learn, device=device, backend=backend, strip=strip, verify=not no_verify
+            model=model, steps=steps, learn=learn, batches=batches, device=device, backend=backend,
+            tile=None if tile == "none" else tile, strip=strip, verify=not no_verify,
         )  # fmt: skip
-        code = partial(packing.code, options=options)
-        coder = partial(map_shards, code, workers=workers, engine=engine, address=address)
         if append:
             writer = Writer.append(target)
         else:
-            writer = Writer.create(target, packing.settings(options), overwrite=force, resume=True)
+            with Bar(f"{out}: fit", quiet or minutes is None) as bar:
+                writer, fit = packing.begin(target, source, options, minutes=minutes, overwrite=force, progress=bar)
+            if fit is not None and not quiet:
+                click.echo(common.plain(f"{out}  {fitted(fit.settings())}"), err=True)
+        code = partial(packing.code, options=packing.coding(options, writer))
+        coder = partial(map_shards, code, workers=workers, engine=engine, address=address)
         if writer.resumed and not quiet:
             common.note(out, f"going on after {len(writer.resumed)} images of an interrupted run")
         try:
@@ -152,9 +170,11 @@ def _pack(
 
 def _tell_of_rest(writer: Writer, target: Path, quiet: bool) -> None:
     """What an interruption leaves."""
-    if not quiet and writer.kept:
-        place = writer.unfinished.name if writer.unfinished != target else "the archive"
-        common.note(str(target), f"{writer.kept} images are kept in {place}: the same command goes on from there")
+    new = writer.unfinished != target
+    if not quiet and (writer.kept or (new and writer.differences)):
+        what = f"{writer.kept} images are kept" if writer.kept else "the fitted model is kept"
+        place = writer.unfinished.name if new else "the archive"
+        common.note(str(target), f"{what} in {place}: the same command goes on from there")
 
 
 def _summary(label: str, values: dict) -> str:
