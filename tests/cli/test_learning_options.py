@@ -18,8 +18,9 @@ import ardmzip
 from ardmzip import model
 from ardmzip.cli.compress import _learned
 from ardmzip.container import unpack
-from ardmzip.learning import LIMIT, Gain, batches
+from ardmzip.learning import Gain
 from ardmzip.schedule import best_batches, learning_grid
+from ardmzip.streams import LIMIT, batches
 
 ROOT = Path(ardmzip.__file__).parent.parent
 WIDTH, HEIGHT = 64, 48
