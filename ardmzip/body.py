@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ardmzip import stored
+from ardmzip.codes import NO_CODE
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
 from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.image import interleaved, to_planes
@@ -141,7 +142,8 @@ class Encoder:
             return self._at_random(samples, depth, progress, forced)
         gained = len(self.gains or [])
         if forced:
-            coded = self._coded(to_planes(samples), progress)
+            planes = to_planes(samples)
+            coded = self._coded(planes, progress, None, self._code(planes, *self.network(planes)))
             return self._smaller(coded, self._stored(samples, stored.raw(samples, depth)), gained)
         quick = stored.quick(samples, depth)
         bound = len(quick) if rival is None else min(rival, len(quick))
@@ -151,9 +153,11 @@ class Encoder:
 
         planes = to_planes(samples)
         stats = codec.statistics(planes, self.phase)
-        estimate = choice.estimated_bytes(planes, *self.network(planes, stats), self.phase, stats=stats)
-        code = partial(self._coded, planes, progress, stats)
-        return self._chosen(samples, depth, quick, bound, estimate, code, gained)
+        loaded, backend = self.network(planes, stats)
+        code = self._code(planes, loaded, backend)
+        estimate = choice.estimated_bytes(planes, loaded, backend, self.phase, stats=stats, code=code)
+        by_model = partial(self._coded, planes, progress, stats, code)
+        return self._chosen(samples, depth, quick, bound, estimate, by_model, gained)
 
     def _chosen(
         self, samples: np.ndarray, depth: int, quick: bytes, bound: int, estimate: float, code: Callable[[], Container],
@@ -200,8 +204,8 @@ class Encoder:
             del self.gains[gained:]
         return other
 
-    def _coded(self, planes: np.ndarray, progress: Progress | None, stats: np.ndarray | None = None) -> Container:
-        """The body that the model codes. stats: as for codec.encode."""
+    def _coded(self, planes: np.ndarray, progress: Progress | None, stats: np.ndarray | None, code: int) -> Container:
+        """The body that the model codes. stats, code: as for codec.encode."""
         from ardmzip import codec
 
         loaded, backend = self.network(planes, stats)
@@ -211,7 +215,7 @@ class Encoder:
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
             planes, loaded, backend, self.steps, progress, learn=learn, batches=self.batches, gains=found,
-            phase=self.phase, threads=self.threads, side=side, stats=stats,
+            phase=self.phase, threads=self.threads, side=side, stats=stats, code=code,
         )  # fmt: skip
         if doubtful and found:
             planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
@@ -219,11 +223,17 @@ class Encoder:
                 found = None if self.gains is None else []
                 coded = codec.encode(
                     planes, loaded, backend, self.steps, learn=False, gains=found, phase=self.phase,
-                    threads=self.threads, side=side, stats=stats,
+                    threads=self.threads, side=side, stats=stats, code=code,
                 )  # fmt: skip
         if self.gains is not None and found:
             self.gains.extend(found)
         return replace(coded, pixel_crc=None)
+
+    def _code(self, planes: np.ndarray, model: Model, backend: Backend) -> int:
+        """The code that suits a small image, or NO_CODE."""
+        from ardmzip import choice
+
+        return int(choice.best_codes(planes[None], model, backend, self.phase)[0])
 
     def _learns(self, loaded: Model) -> bool:
         """Whether the heads of a model shall learn: as asked for, or else as the model says."""
@@ -243,7 +253,7 @@ class Encoder:
 
         They are those that ``encode`` gives with frozen heads and without limits to the number of network calls.
         """
-        from ardmzip import choice, lockstep, network
+        from ardmzip import choice, network
 
         bodies: list[Container | None] = [None] * len(stack)
         quick = [stored.raw(samples, 8) if forced else stored.quick(samples, 8) for samples in stack]
@@ -261,8 +271,8 @@ class Encoder:
             own = [place for place, chosen in enumerate(best) if chosen is model]
             if not own:
                 continue
-            coded, estimates = lockstep.encode_estimated(planes[own], model, backend, estimate=not forced)
-            for i, body, estimate in zip(left[own], coded, estimates.tolist(), strict=True):
+            coded, estimates = self._in_step(planes[own], model, backend, estimate=not forced)
+            for i, body, estimate in zip(left[own], coded, estimates, strict=True):
                 body = replace(body, pixel_crc=None)
                 samples, bound = stack[i], len(quick[i])
                 if forced:
@@ -270,6 +280,24 @@ class Encoder:
                 else:
                     bodies[i] = self._chosen(samples, 8, quick[i], bound, estimate, partial(_given, body))
         return [body for body in bodies if body is not None]
+
+    def _in_step(
+        self, planes: np.ndarray, model: Model, backend: Backend, estimate: bool
+    ) -> tuple[list[Container], list[float]]:
+        """lockstep.encode_estimated, with the codes that suit the images."""
+        from ardmzip import choice, lockstep
+
+        numbers = choice.best_codes(planes, model, backend)
+        bodies: dict[int, Container] = {}
+        estimates = np.zeros(len(planes))
+        for part, own in ((numbers == NO_CODE, None), (numbers != NO_CODE, numbers)):
+            if part.any():
+                codes = None if own is None else own[part]
+                coded, estimates[part] = lockstep.encode_estimated(
+                    planes[part], model, backend, codes=codes, estimate=estimate
+                )
+                bodies |= dict(zip(np.flatnonzero(part).tolist(), coded, strict=True))
+        return [bodies[i] for i in range(len(planes))], estimates.tolist()
 
 
 def _given(body: Container) -> Container:

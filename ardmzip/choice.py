@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ardmzip import codec, differences, features, model
+from ardmzip import codec, codes, differences, features, model
 from ardmzip.errors import ModelError
 from ardmzip.features import KINDS
 from ardmzip.model import Model
@@ -96,15 +96,16 @@ def best_phase(
 
 def estimated_bytes(
     planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0), sample: int = SAMPLE,
-    stats: np.ndarray | None = None,
+    stats: np.ndarray | None = None, code: int | None = None,
 ) -> float:  # fmt: skip
     """About how long an image is in the code of a frozen model, by pixels spread over its two finest levels.
 
     planes: uint8 [channels, height, width]; phase: of the lattice; sample: pixels of each atom that are looked at;
-    stats: codec.statistics, where they are known.
+    stats: codec.statistics, where they are known; code: of a small image, None for the nearest.
     """
     order = _order(planes[None], phase)
-    with _predictor(planes[None], chosen, backend, phase, stats) as predictor:
+    given = None if code is None else np.array([code])
+    with _predictor(planes[None], chosen, backend, phase, stats, given) as predictor:
         samples = [
             one
             for level in range(min(ESTIMATE_LEVELS, order.levels))
@@ -134,18 +135,46 @@ def code_lengths(widths: np.ndarray) -> np.ndarray:
     return np.array([code_length(np.ascontiguousarray(own)) for own in widths])
 
 
+def names_code(planes: np.ndarray, chosen: Model) -> bool:
+    """Whether images of the size of planes [..., height, width] may name a code of a model."""
+    height, width = planes.shape[-2:]
+    carried = codec.carries_side_information(height, width)
+    return len(chosen.codes) > 0 and codes.suits(height, width) and not carried
+
+
+def best_codes(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The code by which a sample of its pixels is shortest, with frozen heads, for each of several small images; or
+    NO_CODE, if none pays. planes: uint8 [images, channels, height, width]; phase: of the lattice."""
+    none = np.full(len(planes), codes.NO_CODE, np.int64)
+    if not names_code(planes, chosen):
+        return none
+    numbers = np.column_stack([none, codes.nearest(planes, chosen, codes.TRIED)])
+    order = _order(planes, phase)
+    for sample, left in codes.ROUNDS:
+        bits = np.where(numbers == codes.NO_CODE, 0, codes.BITS)
+        for column, own in enumerate(numbers.T):
+            with Predictor(chosen, backend, codes.inputs(own, chosen)) as predictor:
+                samples = _samples(planes, order, 0, range(KINDS), predictor, sample)
+                bits[:, column] += 8 * estimates(samples, len(planes), planes[0].size)
+        numbers = np.take_along_axis(numbers, np.argsort(bits, 1, kind="stable")[:, :left], 1)
+    return numbers[:, 0]
+
+
 def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:
     _, channels, height, width = planes.shape
     return LatticeOrder(height, width, channels, phase)
 
 
 def _predictor(
-    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], stats: np.ndarray | None
-) -> Predictor:
-    """For one image, or for several that carry no side information."""
+    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], stats: np.ndarray | None,
+    numbers: np.ndarray | None = None,
+) -> Predictor:  # fmt: skip
+    """For one image, or for several that carry no side information. numbers: of their codes, None for the nearest."""
     side = codec.side_information(planes[0], chosen, phase, stats)
     if side is not None and len(planes) > 1:
         raise ValueError("images that carry side information are looked at one by one")
+    if side is None and names_code(planes, chosen):
+        side = codes.inputs(codes.nearest(planes, chosen, 1)[:, 0] if numbers is None else numbers, chosen)
     return Predictor(chosen, backend, side)
 
 

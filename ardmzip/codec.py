@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ardmzip import features, learning, mixture, rans, sideinfo, streams
+from ardmzip.codes import NO_CODE
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.contexts import block_tables
 from ardmzip.errors import FormatError, ImageError, OptionError
@@ -80,13 +81,20 @@ class EncodingCoder:
         self._intervals: dict[Atom, deque[tuple[np.ndarray, np.ndarray]]] = {}
         self._gains: dict[Atom, list[learning.Gain]] = {}
 
+    def code(self, number: int) -> None:
+        """Begin with the number of a code."""
+        self._push_bytes(np.array([number], np.uint8))
+
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
         values = self.planes[:, py, px]
+        self._push_bytes(values)
+        return values
+
+    def _push_bytes(self, values: np.ndarray) -> None:
         nibbles = np.concatenate([values >> 4, values & 15]).astype(np.uint32)
         width = mixture.TOTAL // 16
-        self.encoder.push(nibbles * np.uint32(width), np.full(2 * channels, width, np.uint32))
-        return values
+        self.encoder.push(nibbles * np.uint32(width), np.full(len(nibbles), width, np.uint32))
 
     def known(self, atom: Atom) -> np.ndarray:
         if atom not in self._values:
@@ -128,10 +136,17 @@ class DecodingCoder:
         self.decoder = rans.Decoder(segments)
         self._cuts = streams.Cuts(order)
 
+    def code(self) -> int:
+        """The number of a code, with which the stream begins."""
+        return int(self._pop_bytes(1)[0])
+
     def base(self, channels: int) -> np.ndarray:
-        nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels, 1)))
-        self.decoder.end_batch(2 * channels)
-        return (nibbles[:channels] << 4 | nibbles[channels:]).astype(np.uint8)
+        return self._pop_bytes(channels)
+
+    def _pop_bytes(self, count: int) -> np.ndarray:
+        nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * count, 1)))
+        self.decoder.end_batch(2 * count)
+        return (nibbles[:count] << 4 | nibbles[count:]).astype(np.uint8)
 
     def known(self, atom: Atom) -> None:
         return None
@@ -326,12 +341,12 @@ def pixel_checksum(planes: np.ndarray) -> int:
 
 def lattice_phase(planes: np.ndarray) -> tuple[int, int]:
     """The lattice phase that suits an image: (0, 0) for small ones."""
-    return sideinfo.lattice_phase(sideinfo.measure(planes)) if _carries_side_information(planes) else (0, 0)
+    return sideinfo.lattice_phase(sideinfo.measure(planes)) if carries_side_information(*planes.shape[1:]) else (0, 0)
 
 
 def statistics(planes: np.ndarray, phase: tuple[int, int]) -> np.ndarray | None:
     """Statistics (sideinfo.measure) of an image that is coded in a phase, or None for small images."""
-    return sideinfo.measure(planes[:, phase[0] :, phase[1] :]) if _carries_side_information(planes) else None
+    return sideinfo.measure(planes[:, phase[0] :, phase[1] :]) if carries_side_information(*planes.shape[1:]) else None
 
 
 def side_information(
@@ -345,16 +360,24 @@ def side_information(
     return None if stats is None else sideinfo.quantise(stats, model.side_mean, model.side_std)
 
 
-def _carries_side_information(planes: np.ndarray) -> bool:
-    height, width = planes.shape[1:]
+def code_side(number: int, model: Model) -> np.ndarray:
+    """Side information int8 [SIDE] of a code, by the number that was decoded; raises FormatError if there is none."""
+    if number >= len(model.codes):
+        raise FormatError(f"damaged: code {number} of model {model.name}, which has {len(model.codes)}")
+    code: np.ndarray = model.codes[number]
+    return code
+
+
+def carries_side_information(height: int, width: int) -> bool:
+    """Whether an image of a size carries side information of its own."""
     return height * width >= SIDE_INFO_PIXELS and min(height, width) >= sideinfo.BLOCK
 
 
 def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None = None,
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
-           threads: int | None = None, side: np.ndarray | None = None,
-           stats: np.ndarray | None = None) -> Container:  # fmt: skip
+           threads: int | None = None, side: np.ndarray | None = None, stats: np.ndarray | None = None,
+           code: int = NO_CODE) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
@@ -363,7 +386,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     how). batches: most batches to plan for a head; None: the rule of streams.batches. gains: takes the code lengths
     and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
     suits the image. threads: None: as many as torch is set to. side: side information int8 [SIDE] in place of what is
-    measured, where the image carries any. stats: ``statistics`` in the phase, where they are known.
+    measured, where the image carries any. stats: ``statistics`` in the phase, where they are known. code: number of the
+    model's code to name in place of side information, if any (codes.py).
     """
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
@@ -379,6 +403,9 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     teaches = order.sizes().max(initial=0) >= streams.MIN_ATOM
     plan = Plan(order, calls, learn and model.learns and teaches)
     coder = EncodingCoder(planes, order, gains)
+    if code != NO_CODE:
+        side = model.codes[code]
+        coder.code(code)
     if batches is not None and not (learn and model.learns):
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
@@ -389,7 +416,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         walk(plan, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
-        side_info=b"" if side is None else side.tobytes(), calls=calls if steps is not None else None,
+        side_info=b"" if side is None or code != NO_CODE else side.tobytes(), code=code != NO_CODE,
+        calls=calls if steps is not None else None,
         learning=plan.learning, batch_ends=plan.batch_ends,
         segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
     )  # fmt: skip
@@ -415,6 +443,8 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
     if len(container.segments) < streams.count(order, plan.learning, plan.batch_ends, level):
         raise FormatError("damaged: a stream is missing")
     coder = DecodingCoder(container.segments, order)
+    if container.code:
+        side = code_side(coder.code(), model)
     with Predictor(model, backend, side, chunk, threads) as predictor:
         planes = walk(plan, predictor, coder, progress, level)
     if level:

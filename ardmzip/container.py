@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from ardmzip import streams, tiling
+from ardmzip import codes, streams, tiling
 from ardmzip.ardm.order import RandomOrder
 from ardmzip.errors import CutOffError, FormatError, OptionError
 from ardmzip.filebytes import Buffer, Source
@@ -38,7 +38,8 @@ MAX_BATCHES = 1 << 16
 MAX_SHORT_PIXELS = 1 << 14
 
 GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SHORT = 1, 2, 4, 8, 16
-_BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING
+_FLAG_CODE = 32
+_BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING | _FLAG_CODE
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
@@ -124,6 +125,8 @@ class Container:
     pixel_crc: int | None
     #: Whether the heads learn while coding.
     learning: bool = False
+    #: Whether the stream begins with the number of a code (codes.py).
+    code: bool = False
     #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of streams.batches.
     batch_ends: tuple[int, ...] | None = None
     #: Payload of a general coder (stored.py) in place of a model's picture: of the alpha and the low bits too, where
@@ -310,6 +313,7 @@ def _flags(c: Container) -> int:
         | (_FLAG_PHASE_Y if c.phase[0] else 0)
         | (_FLAG_PHASE_X if c.phase[1] else 0)
         | (_FLAG_LEARNING if c.learning else 0)
+        | (_FLAG_CODE if c.code else 0)
     )
 
 
@@ -461,11 +465,14 @@ def _short(reader: Reader, view: memoryview, header: _Header) -> Container:
     stream = bytes(reader.take(reader.left()))
     if stream.endswith(b"\0"):
         raise FormatError("damaged or truncated: the stream ends with 0")
+    code = bool(header.flags & _FLAG_CODE)
+    if code and not codes.suits(header.height, header.width):
+        raise FormatError(f"damaged: a code for {header.width} x {header.height} pixels")
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
     pixel_crc = _file_crc(view) ^ zlib.crc32(view[:-_CRC_BYTES])
     return Container(
         header.width, header.height, header.channels, _phase(header.flags), header.model_id, b"", None, (words,),
-        pixel_crc, bool(header.flags & _FLAG_LEARNING),
+        pixel_crc, bool(header.flags & _FLAG_LEARNING), code,
     )  # fmt: skip
 
 
@@ -492,7 +499,7 @@ def _tiles(reader: Reader, head: _Head, frame: _Frame, part: Part) -> Container:
     tile = within.size("tile height"), within.size("tile width")
     if within.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
         raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
-    if frame.flags & _FLAG_LEARNING:
+    if frame.flags & (_FLAG_LEARNING | _FLAG_CODE):
         raise FormatError("learning is a matter of each tile")
     top, left, rows, columns = part.region or Rectangle(0, 0, frame.height, frame.width)
     count = tiling.number(top + rows - 1, left + columns - 1, frame.width, tile) + 1
@@ -587,7 +594,7 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
     segments: list[np.ndarray] = []
     side_info, calls, batch_ends, level_crcs, pixel_crc = b"", None, None, (), None
     stored, low, alpha, random = None, None, None, None
-    learning = bool(frame.flags & _FLAG_LEARNING)
+    learning, code = bool(frame.flags & _FLAG_LEARNING), bool(frame.flags & _FLAG_CODE)
     decoded = 0 if sealed else level
     needed = None
     kinds = set()
@@ -640,6 +647,8 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
         raise FormatError("tiles without a tiling chunk")
     if BATCHES in kinds and not learning:
         raise FormatError("batches of a learning head in a file without one")
+    if code and (kinds & {_RANDOM, _SIDE_INFO, _STORED} or not codes.suits(height, width)):
+        raise FormatError("a code is for a small picture of the lattice without side information")
     if random is not None and (channels == 1 or learning or kinds & {_LEVELS, _SIDE_INFO, SCHEDULE, BATCHES}):
         raise FormatError("a random order is for RGB, with nothing that belongs to the lattice order")
     if stored is not None:
@@ -655,7 +664,7 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
         raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
         width, height, channels, _phase(frame.flags), frame.model_id, side_info, calls, tuple(segments), pixel_crc,
-        learning, batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
+        learning, code, batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
     )  # fmt: skip
 
 
@@ -803,7 +812,7 @@ def _check_file(c: Container) -> None:
     rectangles = tiling.grid(c.height, c.width, c.tile) if fits else []
     if len(rectangles) != len(c.tiles) or not fits:
         raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
-    own = (c.learning, c.side_info, c.segments, c.level_crcs)
+    own = (c.learning, c.code, c.side_info, c.segments, c.level_crcs)
     if any(own) or any(part is not None for part in (c.calls, c.batch_ends, c.stored, c.low, c.alpha)):
         raise ValueError("a file of tiles codes nothing itself")
     for (_, _, height, width), tile in zip(rectangles, c.tiles, strict=True):
@@ -846,6 +855,8 @@ def _check_body(c: Container) -> None:
         or (low.body is not None and (low.body.channels != c.channels or low.body.low or low.body.alpha))
     ):
         raise ValueError("low bits that cannot be")
+    if c.code and (c.side_info or c.stored is not None or c.random is not None or not codes.suits(c.height, c.width)):
+        raise ValueError("a code is for a small picture of the lattice without side information")
     lattice = c.side_info or c.calls is not None or c.learning or c.level_crcs
     if c.random is not None and (lattice or c.channels == 1 or c.stored is not None):
         raise ValueError("a random order is for RGB, with nothing that belongs to the lattice order")

@@ -112,7 +112,7 @@ def window_features(
     """Inputs of pixels, in torch operations on any device; kernels.py has the same for the CPU.
 
     q: int16, a flattened level array; at: int64 [n], flat offsets of the pixels; stride: columns of the level array,
-    border included; side: int8 [SIDE + 1].
+    border included; side: int8 [images, SIDE + 1], of each image whose level array q is made of, or one for all.
 
     Returns x int8 [n, inputs], the mixture centre int32 [n] in 1/64 grey level, and the activity class uint8 [n].
     """
@@ -162,5 +162,5 @@ def window_features(
             own_class = cls
             centre = reference if plane == 0 else reference + references[0]
     x[:, scalars + 11 : scalars + 11 + min(level, LEVELS)] = tables.INPUT_ONE
-    x[:, scalars + 11 + LEVELS : scalars + SCALARS] = side
+    x[:, scalars + 11 + LEVELS : scalars + SCALARS] = side[at // (len(q) // len(side))]
     return x, centre.clamp(0, 255 * tables.UNIT).int(), own_class.to(torch.uint8)

@@ -125,6 +125,8 @@ def code_lengths(
 ) -> MappingCoder:
     """Map of a model's picture: its container, its planes uint8 [channels, height, width], and what decodes it."""
     side = np.frombuffer(c.side_info, np.int8) if c.side_info else None
+    if c.code:
+        side = codec.code_side(codec.DecodingCoder(c.segments, c.order).code(), model)
     coder = MappingCoder(planes, c.order)
     plan = codec.Plan(c.order, c.call_starts, c.learning, c.batch_ends)
     with Predictor(model, backend, side) as predictor:

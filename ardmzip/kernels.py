@@ -195,8 +195,8 @@ def _prefetch(context, array, index):
 
 
 @jit
-def _features(q, at, row, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
-    """``row``: numbers in a row of the level array."""
+def _features(q, at, row, apart, offsets, weights, known, channel, level, side, class_of, compand, x, centre, cls):
+    """``row``: numbers in a row of the level array; ``apart``: and in all that has one ``side``."""
     scratch = _scratch()
     scalars = 3 * known + channel * (len(offsets) - known)
     for first in range(0, len(at), _FEATURES_BLOCK):
@@ -211,7 +211,7 @@ def _features(q, at, row, offsets, weights, known, channel, level, side, class_o
             q, at[part], offsets, weights, known, channel, class_of, compand, scratch, x[part], centre[part], cls[part]
         )  # fmt: skip
         for i in range(first, end):
-            _place(x[i], scalars, level, side)
+            _place(x[i], scalars, level, side[at[i] // apart])
 
 
 def window_features(
@@ -226,11 +226,14 @@ def window_features(
     centre: np.ndarray,
     cls: np.ndarray,
 ) -> None:
-    """Fill ``x`` int8 [n, inputs], ``centre`` int32 [n], ``cls`` uint8 [n] for the pixels at flat offsets ``at``."""
+    """Fill ``x`` int8 [n, inputs], ``centre`` int32 [n], ``cls`` uint8 [n] for the pixels at flat offsets ``at``.
+
+    side: int8 [images, SIDE + 1], of each image whose level array ``q`` is made of, or one for all.
+    """
     offsets = (layout.offsets[:, 0] * stride + layout.offsets[:, 1]) * 3
     _features(
-        q, at, 3 * stride, offsets, layout.weights, layout.known, layout.channel, level, side, tabs["class_of"],
-        tabs["compand"], x, centre, cls,
+        q, at, 3 * stride, len(q) // len(side), offsets, layout.weights, layout.known, layout.channel, level, side,
+        tabs["class_of"], tabs["compand"], x, centre, cls,
     )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ardmzip import choice, codec, mixture, rans
+from ardmzip.codes import NO_CODE
+from ardmzip.codes import inputs as code_inputs
 from ardmzip.container import Container
 from ardmzip.errors import FormatError
 from ardmzip.model import Model
@@ -44,21 +46,29 @@ class Coder(Protocol):
 class _EncodingCoder:
     """Looks the values up in the images, and notes their intervals."""
 
-    def __init__(self, planes: np.ndarray, order: LatticeOrder) -> None:
+    def __init__(self, planes: np.ndarray, order: LatticeOrder, coded: bool) -> None:
+        """coded: whether the streams begin with numbers of codes."""
         self._planes, self._order = planes, order
         #: Intervals of the symbols of each image, in coding order.
-        self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size), np.uint32)
+        self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size + 2 * coded), np.uint32)
         #: Where those of each atom begin.
         self.places: dict[Atom, int] = {}
         self._done = 0
 
+    def codes(self, numbers: np.ndarray) -> None:
+        """Begin each stream with the number of a code, int64 [images]."""
+        self._note_bytes(numbers.astype(np.uint8)[:, None])
+
     def base(self, channels: int) -> np.ndarray:
         py, px = self._order.phase
         values = self._planes[:, :, py, px]
+        self._note_bytes(values)
+        return values
+
+    def _note_bytes(self, values: np.ndarray) -> None:
         width = mixture.TOTAL // 16
         nibbles = np.concatenate([values >> 4, values & 15], axis=1).astype(np.uint32)
         self._note(nibbles * np.uint32(width), np.full_like(nibbles, width))
-        return values
 
     def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
         py, px = (0, 0) if atom.level == 0 else self._order.phase
@@ -96,6 +106,10 @@ class _DecodingCoder:
 
     def __init__(self, streams: Sequence[np.ndarray]) -> None:
         self._decoder = rans.StackedDecoder(streams)
+
+    def codes(self) -> np.ndarray:
+        """The numbers of codes with which the streams begin: uint8 [images]."""
+        return self.base(1)[:, 0]
 
     def base(self, channels: int) -> np.ndarray:
         images = self._decoder.images
@@ -141,30 +155,38 @@ def batch_size(height: int, width: int) -> int:
     return max(1, BATCH_PIXELS // (height * width))
 
 
-def encode(planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK) -> list[Container]:
+def encode(
+    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, codes: np.ndarray | None = None
+) -> list[Container]:
     """Code images uint8 [images, channels, height, width] that ``suits`` allows.
 
-    The containers are those of codec.encode with ``learn=False``.
+    codes: numbers of the model's codes for them, int64 [images]; None for none. The containers are those of
+    codec.encode with ``learn=False``.
     """
-    return encode_estimated(planes, model, backend, chunk, estimate=False)[0]
+    return encode_estimated(planes, model, backend, chunk, codes, estimate=False)[0]
 
 
 def encode_estimated(
-    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, estimate: bool = True
-) -> tuple[list[Container], np.ndarray]:
+    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, codes: np.ndarray | None = None,
+    estimate: bool = True,
+) -> tuple[list[Container], np.ndarray]:  # fmt: skip
     """``encode``, and what choice.estimated_bytes says of each image, which costs little here: float64 [images]."""
     images, channels, height, width = planes.shape
     if not suits(height, width):
         raise ValueError(f"images of {width} x {height} pixels are not small")
     order = LatticeOrder(height, width, channels)
-    coder = _EncodingCoder(planes, order)
-    with Predictor(model, backend, None, chunk) as predictor:
+    coder = _EncodingCoder(planes, order, codes is not None)
+    side = None
+    if codes is not None:
+        coder.codes(codes)
+        side = code_inputs(codes, model)
+    with Predictor(model, backend, side, chunk) as predictor:
         _walk(order, range(order.atom_count), images, predictor, coder)
     estimates = choice.estimates(coder.samples() if estimate else (), images, planes[0].size)
     containers = [
         Container(
             width=width, height=height, channels=channels, phase=order.phase, model_id=model.id, side_info=b"",
-            calls=None, segments=(words,), pixel_crc=codec.pixel_checksum(planes[i]),
+            code=codes is not None, calls=None, segments=(words,), pixel_crc=codec.pixel_checksum(planes[i]),
         )
         for i, words in enumerate(rans.stacked_words(coder.start, coder.width))
     ]  # fmt: skip
@@ -180,6 +202,7 @@ class Kind:
     channels: int
     phase: tuple[int, int]
     model_id: bytes
+    code: bool
     calls: tuple[int, ...] | None
 
     @property
@@ -194,7 +217,7 @@ def kind(c: Container) -> Kind | None:
         return None
     if len(c.segments) != 1 or not suits(c.height, c.width):
         return None
-    return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.calls)
+    return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.code, c.calls)
 
 
 def decode(
@@ -208,11 +231,18 @@ def decode(
     if common is None or any(kind(c) != common for c in containers):
         raise ValueError("these images cannot be decoded together")
     coder = _DecodingCoder([c.segments[0] for c in containers])
-    with Predictor(model, backend, None, chunk) as predictor:
+    side, unknown = None, np.zeros(len(containers), bool)
+    if common.code:
+        codes = coder.codes().astype(np.int64)
+        unknown = codes >= len(model.codes)
+        side = code_inputs(np.where(unknown, NO_CODE, codes), model)
+    with Predictor(model, backend, side, chunk) as predictor:
         planes = _walk(common.order, containers[0].call_starts, len(containers), predictor, coder)
     found: list[np.ndarray | FormatError] = []
-    for c, own, ends in zip(containers, planes, coder.ends(), strict=True):
-        if not ends:
+    for c, own, ends, lost in zip(containers, planes, coder.ends(), unknown, strict=True):
+        if lost:
+            found.append(FormatError(f"damaged: a code that model {model.name} does not have"))
+        elif not ends:
             found.append(FormatError("damaged: the coded data does not end where the image does"))
         elif c.pixel_crc is not None and codec.pixel_checksum(own) != c.pixel_crc:
             found.append(FormatError("the decoded pixels do not match the file's checksum"))

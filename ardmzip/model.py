@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ardmzip import tables
+from ardmzip.codes import Keys
 from ardmzip.container import MODEL_ID_BYTES
 from ardmzip.errors import ModelError
 
@@ -50,6 +51,8 @@ class Model:
     side_std: np.ndarray
     #: Learning curve: bits a sub-pixel that a head gains from as many pixels as schedule.learning_grid tells, float32.
     learning_gain: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
+    #: By which an encoder chooses codes to try; None for a model without codes.
+    keys: Keys | None = None
     _on_device: dict[str, tuple[list[Expert], dict[str, torch.Tensor]]] = field(
         init=False, default_factory=dict, repr=False
     )
@@ -69,6 +72,13 @@ class Model:
             tables = {k: torch.from_numpy(v).to(device) for k, v in self.tables.items()}
             self._on_device[key] = ([e.to(device) for e in _experts(self.tensors)], tables)
         return self._on_device[key]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Side information that small images name by a number (codes.py): int8 [n, SIDE], n = 0 if there is none."""
+        from ardmzip.features import SIDE
+
+        return self.tensors.get("side.codes", np.empty((0, SIDE), np.int8))
 
     @property
     def learns(self) -> bool:
@@ -116,7 +126,8 @@ def sums_fit(weight: np.ndarray, bias: np.ndarray) -> bool:
 def check(tensors: dict[str, np.ndarray]) -> None:
     """Raise ModelError unless docs/FORMAT.md, "The model", describes these tensors, and no sum leaves int32."""
     from ardmzip import contexts, learning
-    from ardmzip.features import EXPERTS, expert_layout
+    from ardmzip.codes import MAX_CODES
+    from ardmzip.features import EXPERTS, SIDE, expert_layout
 
     left = set(tensors)
     learns = any(name.startswith("learning.") for name in tensors)
@@ -167,12 +178,16 @@ def check(tensors: dict[str, np.ndarray]) -> None:
             raise ModelError(f"expert {e} has {outputs} outputs")
         if learns:
             take_learning(e, width, outputs)
+    if "side.codes" in tensors and len(take("side.codes", np.int8, (None, SIDE), -127, 127)) > MAX_CODES:
+        raise ModelError(f"more than {MAX_CODES} codes")
     if left:
         raise ModelError(f"unknown tensor {min(left)}")
 
 
-def check_statistics(loss: dict[int, np.ndarray], side_mean: np.ndarray, side_std: np.ndarray) -> None:
-    """The same for what only the encoder reads: loss tables and the statistics of side information."""
+def check_statistics(
+    loss: dict[int, np.ndarray], side_mean: np.ndarray, side_std: np.ndarray, codes: int, keys: Keys | None
+) -> None:
+    """The same for what only the encoder reads: loss tables, the statistics of side information, and keys of codes."""
     from ardmzip.features import KINDS, SIDE
 
     for channels, table in loss.items():
@@ -182,6 +197,13 @@ def check_statistics(loss: dict[int, np.ndarray], side_mean: np.ndarray, side_st
     finite = np.isfinite(side_mean).all() and np.isfinite(side_std).all()
     if side_mean.shape != (SIDE,) or side_std.shape != (SIDE,) or not finite or not (side_std > 0).all():
         raise ModelError("its side information statistics are not valid")
+    if codes != (0 if keys is None else len(keys.keys)):
+        raise ModelError("its codes and their keys do not match")
+    if keys is not None and not (
+        keys.keys.shape == (codes, SIDE) and keys.root.shape == (SIDE, SIDE)
+        and np.isfinite(keys.keys).all() and np.isfinite(keys.root).all()
+    ):  # fmt: skip
+        raise ModelError("its keys are not valid")
 
 
 def model_id(tensors: dict[str, np.ndarray]) -> bytes:
@@ -195,12 +217,13 @@ def model_id(tensors: dict[str, np.ndarray]) -> bytes:
 
 
 def save(path: Path, name: str, tensors: dict[str, np.ndarray], loss: dict[int, np.ndarray], side_mean: np.ndarray,
-         side_std: np.ndarray, card: dict, learning_gain: np.ndarray | None = None) -> bytes:  # fmt: skip
+         side_std: np.ndarray, card: dict, learning_gain: np.ndarray | None = None,
+         keys: Keys | None = None) -> bytes:  # fmt: skip
     """Write a model file; returns its id."""
     from safetensors.numpy import save_file
 
     gain = np.zeros(2) if learning_gain is None else learning_gain
-    made = Model(name, model_id(tensors), card, tensors, loss, side_mean, side_std, gain)
+    made = Model(name, model_id(tensors), card, tensors, loss, side_mean, side_std, gain, keys)
     everything, metadata = _contents(made)
     if learning_gain is None:
         del everything["learning.gain"]
@@ -223,6 +246,8 @@ def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     everything |= {f"loss.{channels}": table.astype(np.float32) for channels, table in model.loss.items()}
     everything |= {"side.mean": model.side_mean.astype(np.float64), "side.std": model.side_std.astype(np.float64)}
     everything |= {"learning.gain": model.learning_gain.astype(np.float32)}
+    if model.keys is not None:
+        everything |= {"side.keys": model.keys.keys, "side.root": model.keys.root}
     return everything, {
         "format": FORMAT, "name": model.name, "id": model.id.hex(), "card": json.dumps(model.card)
     }  # fmt: skip
@@ -318,15 +343,17 @@ def _load(path: Path) -> Model:
             return random_order.load(metadata, tensors)
         loss = {channels: everything[f"loss.{channels}"] for channels in (1, 3)}
         side_mean, side_std = everything["side.mean"], everything["side.std"]
+        keys = Keys(everything["side.keys"], everything["side.root"]) if "side.keys" in everything else None
         check(tensors)
-        check_statistics(loss, side_mean, side_std)
+        check_statistics(loss, side_mean, side_std, len(tensors.get("side.codes", ())), keys)
         card = json.loads(metadata["card"])
         if not isinstance(card, dict) or not isinstance(card.get("recipe", {}), dict):
             raise ModelError("its card is not valid")
         gain = everything.get("learning.gain", np.zeros(2, np.float32))
         if gain.ndim != 1 or len(gain) < 2 or not np.isfinite(gain).all():
             raise ModelError("its learning curve is not valid")
-        return Model(metadata["name"], bytes.fromhex(metadata["id"]), card, tensors, loss, side_mean, side_std, gain)
+        identity = bytes.fromhex(metadata["id"])
+        return Model(metadata["name"], identity, card, tensors, loss, side_mean, side_std, gain, keys)
     except ModelError as error:
         raise ModelError(f"{path}: not a valid model: {error}") from error
     except (KeyError, ValueError) as error:

@@ -199,10 +199,12 @@ class Predictor:
     def __init__(
         self, model: Model, backend: Backend, side: np.ndarray | None, chunk: int = CHUNK, threads: int | None = None
     ) -> None:
+        """side: side information int8 [SIDE], None for none; or of each image of a stack, as the network takes it
+        (sideinfo.inputs), int8 [images, SIDE + 1]."""
         self.model, self.backend, self.chunk = model, backend, chunk
         self.experts, self.tables = model.on(backend.device)
         self.table_arrays = model.tables
-        self.side = sideinfo.inputs(side)
+        self.side = sideinfo.inputs(side)[None] if side is None or side.ndim == 1 else side
         self.threads = threads or 0  # 0: as many as torch is set to
         self._pool: ThreadPoolExecutor | None = None
         self._helpers: ThreadPoolExecutor | None = None

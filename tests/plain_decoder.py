@@ -383,6 +383,10 @@ def decode(container, tensors: dict[str, np.ndarray], level: int = 0, least: int
         levels = max(1, int(np.ceil(np.log2(max(height - py, width - px)))))
     stream = Streams(container.segments)
     flat = [s << 20 for s in range(17)]
+    if container.code:
+        number = 16 * stream.symbol(flat) + stream.symbol(flat)
+        stream.end_batch()
+        side = tensors["side.codes"].astype(int)[number].tolist()
     channels = range(container.channels)
     high = [stream.symbol(flat) for _ in channels]
     known = {(py, px, c): 16 * high[c] + stream.symbol(flat) for c in channels}  # (y, x, channel) in the image

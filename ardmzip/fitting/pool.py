@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ardmzip import codec, features, kernels, sideinfo, tables
+from ardmzip import choice, codec, codes, features, kernels, network, sideinfo, tables
 from ardmzip.features import CHANNELS
 from ardmzip.model import Model
 from ardmzip.order import Atom, LatticeOrder
@@ -66,15 +66,16 @@ class Pool:
             if side is None:
                 stacks[planes.shape].append(planes)
             else:
-                self._add(planes[None], phase, side)
-        for stack in stacks.values():
-            self._add(np.stack(stack), (0, 0), None)
+                self._add(planes[None], phase, sideinfo.inputs(side)[None])
+        for stack in map(np.stack, stacks.values()):
+            numbers = choice.best_codes(stack, model, network.backend("cpu"))
+            self._add(stack, (0, 0), codes.inputs(numbers, model))
         self._bounds = {expert: np.cumsum([p.pixels for p in parts]) for expert, parts in self._parts.items()}
 
-    def _add(self, planes: np.ndarray, phase: tuple[int, int], side: np.ndarray | None) -> None:
+    def _add(self, planes: np.ndarray, phase: tuple[int, int], side: np.ndarray) -> None:
+        """side: int8 [images, SIDE + 1], as the network takes it."""
         images, channels, height, width = planes.shape
         order = LatticeOrder(height, width, channels, phase)
-        inputs = sideinfo.inputs(side)
         for level in range(order.levels):
             py, px = (0, 0) if level == 0 else phase
             at_level = planes[:, :, py :: 1 << level, px :: 1 << level]
@@ -83,7 +84,7 @@ class Pool:
             apart = array[0].size
             for atom in order.atoms:
                 if atom.level == level:
-                    self._add_atom(order, atom, array.reshape(-1), apart, images, inputs)
+                    self._add_atom(order, atom, array.reshape(-1), apart, images, side)
 
     def _add_atom(
         self, order: LatticeOrder, atom: Atom, array: np.ndarray, apart: int, images: int, side: np.ndarray

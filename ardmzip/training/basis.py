@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ardmzip import codec, features, learning, network, sideinfo
+from ardmzip import choice, codec, codes, features, learning, network, sideinfo
 from ardmzip.contexts import block_tables
 from ardmzip.model import Model
 from ardmzip.order import LatticeOrder
@@ -77,7 +77,10 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     sums = [Statistics(len(head.start.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
-        side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
+        if choice.names_code(planes, model):
+            side = model.codes[codes.nearest(planes[None], model, 1)[0, 0]]
+        else:
+            side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
         coder = codec.EncodingCoder(planes, order)
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         pyramid = codec.Pyramid(order, coder.base(3))

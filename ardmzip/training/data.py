@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from ardmzip import features, kernels, sideinfo, tables
+from ardmzip.codes import Keys
 from ardmzip.errors import ImageError
 from ardmzip.image import to_planes
 from ardmzip.training.augment import DEFAULT, AugmentConfig, augment, random_crop
@@ -126,25 +127,32 @@ def crop_stream(
 
 @dataclass
 class Samples:
-    """A batch for one expert; x int8 [n, inputs], level int64 [n], the rest float32 [n]."""
+    """A batch for one expert; x int8 [n, inputs], level, slots (of the bank) and code int64 [n], the rest float32 [n].
+
+    code: of the crop, or -1; the inputs do not have it (net.Network.inputs)."""
 
     x: torch.Tensor
     target: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
     level: np.ndarray
+    slots: np.ndarray
+    code: np.ndarray
 
     def to(self, device: torch.device) -> Samples:
         """The samples on a device."""
         return Samples(
-            self.x.to(device), self.target.to(device), self.centre.to(device), self.scale.to(device), self.level
-        )
+            self.x.to(device), self.target.to(device), self.centre.to(device), self.scale.to(device), self.level,
+            self.slots, self.code,
+        )  # fmt: skip
 
 
 class Bank:
     """Level arrays of many crops in one flat int16 buffer. The first ``gray`` slots are gray: R and B unknown."""
 
-    def __init__(self, slots: int, gray: int, mean: np.ndarray, std: np.ndarray, crop: int = CROP):
+    def __init__(
+        self, slots: int, gray: int, mean: np.ndarray, std: np.ndarray, crop: int = CROP, keys: Keys | None = None
+    ) -> None:
         self.sizes = [(crop >> level) + 2 * PAD for level in range(BANK_LEVELS)]
         self.offsets = np.cumsum([0] + [s * s * 3 for s in self.sizes])
         self.slots, self.gray, self.crop = slots, gray, crop
@@ -152,17 +160,23 @@ class Bank:
         self.shape = np.zeros((slots, BANK_LEVELS, 2), np.int64)
         self.side = np.zeros((slots, features.SIDE + 1), np.int8)
         self.mean, self.std = mean, std
+        #: If there are keys, crops carry a code in place of their own side information, int8 [slots, SIDE].
+        self.keys = keys
+        self.code = np.full(slots, -1, np.int64)
+        self.own_side = np.zeros((slots, features.SIDE), np.int8)
         self.filled = 0
         self.tables = tables.build()
 
     def put(self, slot: int, planes: np.ndarray, stats: np.ndarray, with_side: bool = True) -> None:
         """Replace a crop. Without ``with_side`` it carries no side information, as tiny images do."""
         gray = slot < self.gray
-        self.side[slot] = sideinfo.inputs(None)
+        self.side[slot], self.code[slot] = sideinfo.inputs(None), -1
         if with_side:
             if gray:
                 stats = sideinfo.measure(planes[:1])
-            self.side[slot] = sideinfo.inputs(sideinfo.quantise(stats, self.mean, self.std))
+            self.own_side[slot] = sideinfo.quantise(stats, self.mean, self.std)
+            self.side[slot] = sideinfo.inputs(self.own_side[slot])
+            self._take_code(slot)
         hwc = planes.transpose(1, 2, 0)
         for level, size in enumerate(self.sizes):
             a = slot * self.offsets[-1] + self.offsets[level]
@@ -177,16 +191,33 @@ class Bank:
             self.shape[slot, level] = h, w
         self.filled = max(self.filled, slot + 1)
 
+    def take_codes(self, keys: Keys) -> None:
+        """Let crops carry codes from now on."""
+        self.keys = keys
+        for slot in np.flatnonzero(self.side[: self.filled, 0]).tolist():
+            self._take_code(slot)
+
+    def _take_code(self, slot: int) -> None:
+        """The code of the nearest key, if there are any, in place of the crop's own side information."""
+        if self.keys is not None:
+            self.side[slot, 1:] = 0
+            self.code[slot] = self.keys.nearest(self.own_side[slot], 1)[0]
+
     def sample(self, expert: int, n: int, rng: np.random.Generator, masked: float = 0.0, hidden: int | None = None,
-               level_only: int | None = None) -> Samples:  # fmt: skip
+               level_only: int | None = None, slots: np.ndarray | None = None) -> Samples:  # fmt: skip
         """``n`` random pixels for an expert (a few less if crops are too small for the level drawn).
 
         ``masked``: share of samples whose preceding atoms are hidden, as in merged network calls; ``hidden``: exactly
-        so many atoms are hidden from every sample. ``level_only``: all samples from one level.
+        so many atoms are hidden from every sample. ``level_only``: all samples from one level. ``slots``: int64 [n],
+        the crops to draw from, one for each sample, in place of random ones.
         """
         lay = features.expert_layout(expert)
         group = expert // (features.KINDS * features.CHANNELS)
-        slots = rng.integers(0 if lay.channel == 0 else self.gray, self.filled, n)
+        if slots is None:
+            slots = rng.integers(0 if lay.channel == 0 else self.gray, self.filled, n)
+        elif lay.channel:
+            slots = slots[slots >= self.gray]
+            n = len(slots)
         share = COARSE_SHARE / COARSE_SHARE.sum()
         level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, BANK_LEVELS), n, p=share)
         if level_only is not None:
@@ -218,4 +249,6 @@ class Bank:
             torch.from_numpy(centre.astype(np.float32) / tables.UNIT),
             torch.from_numpy(scale),
             level,
+            slots,
+            self.code[slots],
         )

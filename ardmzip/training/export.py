@@ -49,6 +49,9 @@ def integer_tensors(net: Network) -> dict[str, np.ndarray]:
         tensors[f"expert.{e}.head.weight"] = (head * 2**nets.HEAD_SHIFT).round().to(torch.int16).numpy()
         unit_bits = nets.HEAD_SHIFT + nets.ACTIVATION_SHIFT
         tensors[f"expert.{e}.head.bias"] = (expert.head_bias.detach() * 2**unit_bits).round().to(torch.int32).numpy()
+    if net.codes is not None:
+        codes = (net.codes.detach() * 2**nets.INPUT_SHIFT).round().clamp(-127, 127)
+        tensors["side.codes"] = codes.to(torch.int8).numpy()
     return tensors
 
 
@@ -73,7 +76,7 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
         for t in range(r + 1):
             rng = np.random.default_rng(r)
             s = bank.sample(expert, samples, rng, hidden=rank[t] - rank[r], level_only=level)
-            bits = code_length(net.experts[expert](s.x.float() / 32, True), s.target, s.centre, s.scale)
+            bits = code_length(net.experts[expert](net.inputs(expert, s), True), s.target, s.centre, s.scale)
             loss[t, r] = float(bits.mean())
     # levels that are too coarse for the images are as the next finer one
     period = KINDS * channels
@@ -88,7 +91,7 @@ def loss_table(net: Network, bank: Bank, channels: int, samples: int = 3000) -> 
 
 def gray_bank(bank: Bank) -> Bank:
     """The same crops as gray images."""
-    copy = Bank(bank.slots, bank.slots, bank.mean, bank.std, bank.crop)
+    copy = Bank(bank.slots, bank.slots, bank.mean, bank.std, bank.crop, bank.keys)
     for slot in range(bank.slots):
         h, w = bank.shape[slot, 0]
         size = bank.sizes[0]
@@ -150,7 +153,7 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
     if not config.thumbnails:
         held_out = [source for source in held_out if not is_sheet(source)] or held_out
     found = validation_crops(held_out, config.crops)
-    bank = validation_bank(found, run.mean, run.std, config.crop)
+    bank = validation_bank(found, run)
     parameters = sum(p.numel() for p in run.average.parameters())
     card: dict[str, Any] = {
         "data": {
@@ -167,7 +170,7 @@ def export(run: Run, path: Path, samples: int = 3000, images: int = 12, crops: i
         },
     }
     loss = {3: loss_table(run.average, bank, 3, samples), 1: loss_table(run.average, gray_bank(bank), 1, samples)}
-    model.save(unfinished, config.name, integer_tensors(run.average), loss, run.mean, run.std, card)
+    model.save(unfinished, config.name, integer_tensors(run.average), loss, run.mean, run.std, card, keys=run.keys)
     stream = crop_stream(training, config.seed, config.workers, config.crops)
     if not config.thumbnails:
         found = list(itertools.islice(stream_images(held_out, held_out=True), images))
@@ -184,6 +187,6 @@ def teach(path: Path, crops: Iterable[np.ndarray], images: list[np.ndarray]) -> 
     m = model.load(path)
     tensors = {name: array for name, array in m.tensors.items() if not name.startswith("learning.")}
     tensors |= basis.tensors(basis.collect(m, crops))
-    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card)
+    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card, keys=m.keys)
     m.card["validation"]["files"], curve = file_sizes(path, images)
-    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve)
+    model.save(path, m.name, tensors, m.loss, m.side_mean, m.side_std, m.card, curve, m.keys)

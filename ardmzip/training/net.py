@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ardmzip import features, tables
+from ardmzip.fitting.samples import side_inputs
+
+if TYPE_CHECKING:
+    from ardmzip.training.data import Samples
 
 #: Units of the integer network: inputs 1/32, activations 1/16 (0..127), head outputs 1/256.
 INPUT_SHIFT, ACTIVATION_SHIFT = 5, 4
@@ -26,6 +32,13 @@ def weight_exponent(weight: Tensor) -> Tensor:
     """Per output row: the largest e with max|w| * 2**e <= 127, clamped to 0..14. float [outputs, 1]."""
     peak = weight.detach().abs().amax(1, keepdim=True).clamp_min(1e-8)
     return torch.floor(torch.log2(127 / peak)).clamp(0, EXPONENT_MAX)
+
+
+def fake_round(x: Tensor) -> Tensor:
+    """Round to integers; the gradient passes straight through."""
+    with torch.no_grad():
+        delta = x.round() - x
+    return x + delta
 
 
 def fake_weight(weight: Tensor) -> Tensor:
@@ -74,14 +87,28 @@ class Expert(nn.Module):
 
 
 class Network(nn.Module):
-    """All experts, by (level group, lattice kind, channel)."""
+    """All experts, by (level group, lattice kind, channel), and codes (codes.py) if there are any."""
 
-    def __init__(self, hidden: list[int], components: int):
+    def __init__(self, hidden: list[int], components: int, codes: int = 0):
         super().__init__()
         self.hidden, self.components = hidden, components
         self.experts = nn.ModuleList(
             Expert(features.expert_layout(e).inputs, hidden, components) for e in range(features.EXPERTS)
         )
+        #: In units of 1: the integers that files name are their multiples of 1/32.
+        self.codes = nn.Parameter(torch.zeros(codes, features.SIDE)) if codes else None
+
+    def inputs(self, expert: int, samples: Samples, code: np.ndarray | None = None) -> Tensor:
+        """Inputs float [n, inputs] of samples, with the codes int64 [n] of them; None: those that they have."""
+        x = samples.x.float() / 2**INPUT_SHIFT
+        number = samples.code if code is None else code
+        if self.codes is None or not (number >= 0).any():
+            return x
+        rounded = fake_round(self.codes * 2**INPUT_SHIFT).clamp(-127, 127) / 2**INPUT_SHIFT
+        coded = torch.from_numpy(number).to(x.device)
+        side = torch.where((coded >= 0)[:, None], rounded[coded.clamp_min(0)], 0)
+        part = side_inputs(expert)
+        return torch.cat([x[:, : part.start], side, x[:, part.stop :]], 1)
 
 
 def code_length(outputs: Tensor, target: Tensor, centre: Tensor, scale: Tensor) -> Tensor:

@@ -30,9 +30,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
 
 from ardmzip import features, sideinfo
+from ardmzip.codes import Keys
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
 from ardmzip.training.augment import random_crop
+from ardmzip.training.codes import assign, cluster, fisher_root
 from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
 from ardmzip.training.images import list_images, split, stream_images
 from ardmzip.training.net import Expert, Network, code_length
@@ -72,6 +74,8 @@ class TrainConfig:
     gray: float = 0.08
     #: Share of the crops without side information: small images carry none.
     bare: float = 0.1
+    #: Codes: side information that small images name by a byte (codes.py), for all crops; 0 for their own.
+    codes: int = 0
     #: Weights to start from: the checkpoint of another run, of a network of the same size.
     start: str = ""
     #: How crops are cut (data.CropConfig): side, share of thumbnails, images in memory.
@@ -108,6 +112,8 @@ class TrainConfig:
 
 #: How often a run logs, saves a checkpoint and validates.
 LOG_SECONDS, SAVE_SECONDS, VALIDATE_SECONDS = 30, 180, 600
+#: How often fresh crops are given the best of several codes.
+ASSIGN_STEPS = 100
 #: Held-out images to look at: so many are enough.
 VALIDATION_IMAGES = 1000
 
@@ -132,12 +138,15 @@ def validation_crops(sources: list[str], config: CropConfig) -> list[np.ndarray]
     return crops
 
 
-def validation_bank(crops: list[np.ndarray], mean: np.ndarray, std: np.ndarray, size: int) -> Bank:
-    """A bank of such crops."""
-    bank = Bank(len(crops), 0, mean, std, size)
+def validation_bank(crops: list[np.ndarray], run: Run) -> Bank:
+    """A bank of such crops, for a run."""
+    bank = Bank(len(crops), 0, run.mean, run.std, run.config.crop, run.keys)
     for slot, crop in enumerate(crops):
         planes = to_planes(crop)
         bank.put(slot, planes, sideinfo.measure(planes))
+    if run.keys is not None:
+        with gradient_threads(run.config.threads) as pool:
+            assign(run.average, bank, run.keys, range(len(crops)), pool)
     return bank
 
 
@@ -160,7 +169,7 @@ def validate(net: Network, bank: Bank, quantise: bool, samples: int = 8000) -> f
     total = 0.0
     for e, expert in enumerate(net.experts):
         s = bank.sample(e, samples, rng).to(device)
-        bits = code_length(expert(s.x.float() / 32, quantise), s.target, s.centre, s.scale)
+        bits = code_length(expert(net.inputs(e, s), quantise), s.target, s.centre, s.scale)
         weight = torch.ones(len(bits), device=device)
         if e >= COARSE:
             weight = torch.from_numpy(2.0**-s.level).to(device)  # drawn with 2**-level, present with 4**-level
@@ -179,7 +188,7 @@ class Run:
         """config: a TrainConfig, or that of other models, whose network is ``net``."""
         self.config, self.folder = config, folder
         torch.manual_seed(config.seed)
-        self.net: Any = Network(config.hidden, config.components) if net is None else net
+        self.net: Any = Network(config.hidden, config.components, config.codes) if net is None else net
         self.average: Any = copy.deepcopy(self.net)
         for p in self.average.parameters():
             p.requires_grad_(False)
@@ -191,6 +200,7 @@ class Run:
         )  # fmt: skip
         self.seconds, self.step, self.samples = 0.0, 0, 0
         self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
+        self.keys: Keys | None = None
         self.tensorboard: TensorBoardLogger | None = None
 
     def pace(self) -> tuple[float, bool]:
@@ -234,6 +244,8 @@ class Run:
             "optimiser": self.optimiser.state_dict(), "seconds": self.seconds, "step": self.step,
             "samples": self.samples, "mean": self.mean.tolist(), "std": self.std.tolist(),
         }  # fmt: skip
+        if self.keys is not None:
+            state["keys"] = {name: array.tolist() for name, array in vars(self.keys).items()}
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
@@ -241,6 +253,8 @@ class Run:
     def start(self) -> None:
         """Take the weights that the configuration says to begin with."""
         state = _load(Path(self.config.start))
+        if "codes" not in state["average"] and getattr(self.net, "codes", None) is not None:
+            state["average"]["codes"] = self.net.codes.detach()  # the run before had none
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
@@ -254,6 +268,8 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.seconds, self.step, self.samples = state["seconds"], state["step"], state["samples"]
         self.mean, self.std = np.array(state["mean"]), np.array(state["std"])
+        if "keys" in state:
+            self.keys = Keys(*(np.array(state["keys"][name]) for name in ("keys", "root")))
 
     def _check_size(self, state: dict[str, Any]) -> None:
         """Raise ArdmError if a checkpoint is of a network of another size."""
@@ -305,33 +321,37 @@ class Part:
         self._stream = crop_stream(sources, config.seed + 1000 * index + step, config.workers, config.crops)
         self._rng = np.random.default_rng([config.seed, step, index])
         self._pending = 0.0
+        #: Crops that are new since codes were given to them.
+        self.fresh: list[int] = []
         self._slots = max(1, config.slots // config.parts)
         self._first = [next(self._stream) for _ in range(self._slots)]
         self.statistics = np.stack([stats for _, stats in self._first])
 
     def fill(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Make the bank. mean, std: of the statistics that are sent as side information."""
-        self._bank = Bank(self._slots, round(self._slots * self._config.gray), mean, std, self._config.crop)
+        self.bank = Bank(self._slots, round(self._slots * self._config.gray), mean, std, self._config.crop)
         for slot, (planes, stats) in enumerate(self._first):
             self._put(slot, planes, stats)
         del self._first
 
     def _put(self, slot: int, planes: np.ndarray, stats: np.ndarray) -> None:
-        self._bank.put(slot, planes, stats, with_side=self._rng.random() >= self._config.bare)
+        self.bank.put(slot, planes, stats, with_side=self._rng.random() >= self._config.bare)
 
     def draw(self, expert: int, step: int) -> Samples:
         """This part's samples of a step for an expert."""
         config = self._config
         batch = config.batch[0 if expert < COARSE else 1] // config.parts
         rng = np.random.default_rng([config.seed, step, expert, self._index])
-        return self._bank.sample(expert, max(batch, 1), rng, config.masked)
+        return self.bank.sample(expert, max(batch, 1), rng, config.masked)
 
     def renew(self, samples: int) -> None:
         """Replace as many crops as so many samples have used up."""
         self._pending += samples
         while self._pending >= self._config.samples_per_crop:
             self._pending -= self._config.samples_per_crop
-            self._put(int(self._rng.integers(self._slots)), *next(self._stream))
+            slot = int(self._rng.integers(self._slots))
+            self._put(slot, *next(self._stream))
+            self.fresh.append(slot)
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -413,9 +433,11 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         run.mean, run.std = first, np.sqrt(np.maximum(second - first**2, 0)) + 1e-3
     for part in parts:
         part.fill(run.mean, run.std)
+    if config.codes:
+        _make_codes(run, fabric, parts)
     validation = None  # only the main process looks at it
     if main:
-        validation = validation_bank(validation_crops(held_out, config.crops), run.mean, run.std, config.crop)
+        validation = validation_bank(validation_crops(held_out, config.crops), run)
     run.to(device)
     if main:
         run.tensorboard = tensorboard(folder)
@@ -435,6 +457,21 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
     return run
 
 
+def _make_codes(run: Run, fabric: Fabric, parts: list[Part]) -> None:
+    """Let the crops have codes; those of a new run come from the crops of the first part."""
+    if run.keys is None:
+        bank = parts[0].bank
+        side = bank.own_side[bank.side[:, 0] > 0]
+        made = cluster(side, fisher_root(run.net, bank), run.config.codes, run.config.seed)
+        run.keys, codes = fabric.broadcast(made)
+        with torch.no_grad():
+            for net in (run.net, run.average):
+                net.codes.copy_(torch.from_numpy(codes / 32))
+    for part in parts:
+        part.bank.take_codes(run.keys)
+        part.fresh = list(range(part.bank.filled))
+
+
 def _steps(
     run: Run, fabric: Fabric, parts: list[Part], validation: Bank | None, stop_after: float | None, steps: int | None
 ) -> None:  # fmt: skip
@@ -447,6 +484,10 @@ def _steps(
     with gradient_threads(run.config.threads) as pool:
         while not (run.finished or stopping):
             rate, quantise = run.pace()
+            if run.keys is not None and run.step % ASSIGN_STEPS == 0:
+                for part in parts:
+                    assign(run.net, part.bank, run.keys, part.fresh, pool)
+                    part.fresh.clear()
             loss, count = _gradients(run, fabric, parts, pool, quantise)
             now = time.monotonic()
             seconds = min(now - mark, 5.0)  # a suspended process does not use up its budget
@@ -493,7 +534,7 @@ def _gradients(
         for part in parts:
             s = part.draw(expert, run.step).to(fabric.device)
             with fabric.autocast():
-                outputs = run.net.experts[expert](s.x.float() / 32, quantise)
+                outputs = run.net.experts[expert](run.net.inputs(expert, s), quantise)
             loss = code_length(outputs, s.target, s.centre, s.scale).mean() / len(parts)
             loss.backward()
             bits += float(loss.detach())

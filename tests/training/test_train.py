@@ -19,6 +19,7 @@ from PIL import Image
 from ardmzip import codec, features, mixture, model, network
 from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError
+from ardmzip.fitting.samples import side_inputs
 from ardmzip.training import ardm
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
@@ -67,7 +68,7 @@ def runs(config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def bank(config, runs):
     paths = sorted(map(str, Path(config.data[0]).iterdir()))
-    return validation_bank(validation_crops(paths, config.crops), runs[0].mean, runs[0].std, config.crop)
+    return validation_bank(validation_crops(paths, config.crops), runs[0])
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,7 @@ def test_loss_table_of_small_images(config, runs, tmp_path):
     """Images that lack the coarsest levels, such as CIFAR's, must not leave holes in the table."""
     Image.fromarray(picture(0)[:32, :32]).save(tmp_path / "small.png")
     crops = validation_crops([str(tmp_path / "small.png")], config.crops)
-    small = validation_bank(crops, runs[0].mean, runs[0].std, config.crop)
+    small = validation_bank(crops, runs[0])
     table = exports.loss_table(runs[-1].average, small, 1, samples=5)
     assert np.isfinite(table[np.triu_indices(len(table))]).all()
 
@@ -331,3 +332,23 @@ def test_starts_from_another_run(config, runs, tmp_path):
     assert run.step == 0
     run.save()
     assert resume(replace(config, start="gone.pt"), tmp_path).step == 0  # not needed any more
+
+
+def test_codes(config, tmp_path):
+    with_codes = replace(config, codes=3, minutes=0.04, quantised_share=0.5, gray=0.25)
+    run = train(with_codes, tmp_path / "run", stop_after=0.02)
+    first = run.net.codes.detach().clone()
+    run = train(with_codes, tmp_path / "run")  # goes on with its keys and codes
+    assert run.finished
+    assert run.keys.keys.shape == (3, 22)
+    assert not torch.equal(run.net.codes, first)  # they learn
+    bank = validation_bank(validation_crops(sorted(map(str, Path(config.data[0]).iterdir())), config.crops), run)
+    assert set(bank.code.tolist()) <= {0, 1, 2}
+    assert not bank.side[:, 1:].any()
+    tensors = exports.integer_tensors(run.average)
+    rounded = torch.round(run.average.codes * 32).clamp(-127, 127)
+    assert np.array_equal(tensors["side.codes"], rounded.detach().numpy())
+    # what the network is told are the integers of the model file
+    samples = bank.sample(1, 50, np.random.default_rng(0))
+    told = run.average.inputs(1, samples)[:, side_inputs(1)].detach().numpy() * 32
+    assert np.array_equal(told, tensors["side.codes"][samples.code])
