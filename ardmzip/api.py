@@ -114,12 +114,13 @@ def compress(
     report = None if progress is None else lambda done: progress(share * done) if done < 1 else None
     loaded = None if model == AUTO else differences.instead(models.load(model), brought)
     found: list[Gain] = []
+    tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
     encoder = Encoder(
-        loaded, steps, learn, batches, device, backend, None if gains is None else found, brought=tuple(brought)
-    )
+        loaded, steps, learn, batches, device, backend, None if gains is None else found, search=tried.search,
+        brought=tuple(brought),
+    )  # fmt: skip
     forced = loaded is not None and described.layout != "palette" and described.depth >= 8
     cut = _tile(tile, picture.height, picture.width)
-    tried = efforts.EFFORTS[efforts.DEFAULT if effort is None else effort]
     coded = trials.encode(picture.samples, described, encoder, cut, tried, report, forced)
     data, coded_so = packed(coded, picture, kept)
     if not coded_so:

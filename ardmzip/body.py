@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ardmzip import stored
-from ardmzip.codes import NO_CODE
+from ardmzip.codes import NO_CODE, QUICK, Search
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
 from ardmzip.errors import FormatError, ImageError, OptionError
 from ardmzip.image import interleaved, to_planes
@@ -66,6 +66,8 @@ class Encoder:
     threads: int | None = None
     #: Side information of RGB pictures, in place of what is measured.
     side: np.ndarray | None = None
+    #: How codes are chosen for small images.
+    search: Search = QUICK
     #: Differences of models that an archive brings with it: what comes out is taken in place of installed models.
     brought: tuple[bytes, ...] = ()
     _loaded: tuple[Model, Backend] | None = field(default=None, init=False)
@@ -233,7 +235,7 @@ class Encoder:
         """The code that suits a small image, or NO_CODE."""
         from ardmzip import choice
 
-        return int(choice.best_codes(planes[None], model, backend, self.phase)[0])
+        return int(choice.best_codes(planes[None], model, backend, self.phase, self.search)[0])
 
     def _learns(self, loaded: Model) -> bool:
         """Whether the heads of a model shall learn: as asked for, or else as the model says."""
@@ -287,7 +289,7 @@ class Encoder:
         """lockstep.encode_estimated, with the codes that suit the images."""
         from ardmzip import choice, lockstep
 
-        numbers = choice.best_codes(planes, model, backend)
+        numbers = choice.best_codes(planes, model, backend, search=self.search)
         bodies: dict[int, Container] = {}
         estimates = np.zeros(len(planes))
         for part, own in ((numbers == NO_CODE, None), (numbers != NO_CODE, numbers)):

@@ -142,15 +142,18 @@ def names_code(planes: np.ndarray, chosen: Model) -> bool:
     return len(chosen.codes) > 0 and codes.suits(height, width) and not carried
 
 
-def best_codes(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> np.ndarray:
+def best_codes(
+    planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0),
+    search: codes.Search = codes.QUICK,
+) -> np.ndarray:  # fmt: skip
     """The code by which a sample of its pixels is shortest, with frozen heads, for each of several small images; or
     NO_CODE, if none pays. planes: uint8 [images, channels, height, width]; phase: of the lattice."""
     none = np.full(len(planes), codes.NO_CODE, np.int64)
     if not names_code(planes, chosen):
         return none
-    numbers = np.column_stack([none, codes.nearest(planes, chosen, codes.TRIED)])
+    numbers = np.column_stack([none, codes.nearest(planes, chosen, search.tried)])
     order = _order(planes, phase)
-    for sample, left in codes.ROUNDS:
+    for sample, left in search.rounds:
         bits = np.where(numbers == codes.NO_CODE, 0, codes.BITS)
         for column, own in enumerate(numbers.T):
             with Predictor(chosen, backend, codes.inputs(own, chosen)) as predictor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ardmzip import raster, tiling
+from ardmzip import codes, raster, tiling
 from ardmzip.body import Encoder, Progress, share_of
 from ardmzip.container import Container, pack
 from ardmzip.efforts import Effort
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Tiles that are looked at, if there are more.
 TILES = 4
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class _Trials:
@@ -95,7 +96,9 @@ def encode(
     """raster.encode, and then all that an effort tries."""
     height, width = samples.shape[:2]
     if height * width < effort.least:
-        effort = Effort()
+        effort = Effort(each_phase=effort.each_phase)
+    if not codes.suits(height, width):
+        effort = replace(effort, each_phase=False)
     trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     lattice = all(part.random is None for part in trials.best.parts)
     if trials.best.uses_model and lattice and described.depth >= 8:
@@ -106,7 +109,12 @@ def encode(
 
 
 def _try(trials: _Trials, effort: Effort) -> None:
-    if effort.phases:
+    if effort.each_phase:
+        first = trials.phase
+        for phase in PHASES:
+            if phase != first:
+                trials.attempt(phase=phase)
+    elif effort.phases:
         from ardmzip import choice
 
         planes = trials.parts[len(trials.parts) // 2]
@@ -155,7 +163,8 @@ def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | No
     """The progress of each stage. Another phase is seldom coded in: it counts little."""
     stages = (
         [1.0]
-        + [0.2] * bool(effort.phases)
+        + [1.0] * (3 * effort.each_phase)
+        + [0.2] * (bool(effort.phases) and not effort.each_phase)
         + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
     )
     done = 0.0

@@ -108,6 +108,19 @@ def test_files(coded, tmp_path):
         assert [pack_body(body) for body in encoder.encode_stack(stack)] == alone
 
 
+def test_higher_efforts_search_more(coded, tmp_path):
+    path = tmp_path / "coded.safetensors"
+    save(coded, path)
+    phases = set()
+    for planes in images(4, 3, 24, 20):
+        samples = np.ascontiguousarray(planes.transpose(1, 2, 0))
+        quick, slow = (ardmzip.compress(samples, model=path, device="cpu", effort=effort) for effort in (0, 4))
+        assert len(slow) <= len(quick)
+        assert np.array_equal(ardmzip.decompress(slow, model=path, device="cpu"), samples)
+        phases.add(unpack(slow).phase)
+    assert len(phases) > 1
+
+
 def test_unknown_numbers(coded, photo, cpu):
     planes = images(3, 3, 17, 20)
     fewer = replace(coded, tensors=coded.tensors | {"side.codes": coded.codes[:2]})

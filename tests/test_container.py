@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ardmzip import rans
+from ardmzip import codes, rans
 from ardmzip.container import NO_MODEL, Container, LowBits, Part, is_ardm, pack, pack_body, unpack, unpack_body
 from ardmzip.errors import FormatError
 from ardmzip.order import LatticeOrder
@@ -77,7 +77,7 @@ def learning_example() -> Container:
 @st.composite
 def containers(draw) -> Container:
     sides = st.tuples(st.integers(1, 2**15), st.integers(1, 2**15))
-    width, height = draw(sides | st.sampled_from([(1, 1), (1, 2**30)]))
+    width, height = draw(sides | st.sampled_from([(1, 1), (1, 2**30), (32, 32), (9, 130)]))
     channels = draw(st.sampled_from([1, 3]))
     phase = draw(st.integers(0, min(height, 2) - 1)), draw(st.integers(0, min(width, 2) - 1))
     atoms = len(LatticeOrder(height, width, channels, phase).atoms)
@@ -88,6 +88,8 @@ def containers(draw) -> Container:
         calls = tuple(index for index in range(atoms) if index not in skipped)
     learning = draw(st.booleans())
     sizes = draw(st.none() | st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=20)) if learning else None
+    side = draw(st.just(b"") | st.binary(max_size=255))
+    code = not side and codes.suits(height, width) and draw(st.booleans())
     words = st.lists(st.integers(0, 2**32 - 1), max_size=50).map(lambda x: np.array(x, dtype=np.uint32))
     return Container(
         width,
@@ -95,11 +97,12 @@ def containers(draw) -> Container:
         channels,
         phase,
         draw(st.binary(min_size=4, max_size=4)),
-        draw(st.binary(max_size=255)),
+        side,
         calls,
         tuple(draw(st.lists(words, min_size=1, max_size=4))),
         draw(st.integers(0, 2**32 - 1)),
         learning,
+        code,
         None if sizes is None else tuple(itertools.accumulate(sizes)),
         **draw(
             st.just({}) | st.fixed_dictionaries({"changes": st.binary(max_size=40), "saved": st.integers(0, 2**20)})
@@ -349,7 +352,7 @@ def test_changes():
             unpack(raw_file(chunks))
 
 
-@pytest.mark.parametrize("flags", [32, 64, 128, 0xE0, 0xE8, 0xF0])
+@pytest.mark.parametrize("flags", [64, 128, 0xC0, 0xE8, 0xF0])
 def test_reserved_flags_are_refused(flags):
     with pytest.raises(FormatError, match="reserved"):
         unpack(raw_file(flags=flags))
