@@ -451,6 +451,6 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         coder.decoder.cut()
         return planes
     coder.decoder.finish()
-    if container.pixel_crc is not None and pixel_checksum(planes) != container.pixel_crc:
+    if not container.agrees(pixel_checksum(planes)):
         raise FormatError("the decoded pixels do not match the file's checksum")
     return planes

@@ -25,6 +25,8 @@ from ardmzip.varint import LIMIT, Reader, varint
 
 MAGIC = b"\x9aARD"
 VERSION = 1
+#: Of the short form, in which a header and a stream are all: it stands for magic and version.
+SHORT_MAGIC = b"\x9aAs"
 MAX_PIXELS = 2**30
 #: Bytes of a model's SHA-256 that name it.
 MODEL_ID_BYTES = 4
@@ -34,11 +36,11 @@ MAX_SIDE_INFO = 255
 #: Batches of learning heads that a file may list.
 MAX_BATCHES = 1 << 16
 
-#: Of the short form, in which a header and a stream are all: a file of so few pixels is decoded before damage shows.
-MAX_SHORT_PIXELS = 1 << 14
+#: Of the short form: most pixels, as they are decoded before damage shows; and lowest bytes of a CRC-32.
+MAX_SHORT_PIXELS, SHORT_CRC_BYTES = 1 << 14, 3
+SHORT_CRC = (1 << 8 * SHORT_CRC_BYTES) - 1
 
-GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SHORT = 1, 2, 4, 8, 16
-_FLAG_CODE = 32
+GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_CODE = 1, 2, 4, 8, 32
 _BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING | _FLAG_CODE
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
@@ -136,6 +138,8 @@ class Container:
     low: LowBits | None = None
     #: The body of the alpha or padding samples, unless they are stored with the colours.
     alpha: Container | None = None
+    #: Whether it has the short form, and so only the bits SHORT_CRC of ``pixel_crc``.
+    short: bool = False
     #: None means plain 8-bit gray or RGB.
     format: PixelFormat | None = None
     #: Payload of the metadata chunk (metadata.py), None without one.
@@ -155,6 +159,11 @@ class Container:
     #: What of the file was read: there may be no streams of finer levels and no pixel checksum, nor other tiles than
     #: those of a region.
     part: Part = WHOLE
+
+    def agrees(self, crc: int) -> bool:
+        """Whether pixels of this CRC-32 are those of the file, as far as it tells: it may have no checksum, and the
+        short form has the lowest bits alone."""
+        return self.pixel_crc is None or (crc ^ self.pixel_crc) & (SHORT_CRC if self.short else 2**32 - 1) == 0
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -208,19 +217,19 @@ class Container:
 
 
 def is_ardm(prefix: bytes | memoryview) -> bool:
-    """Whether data that begins with ``prefix`` (4 bytes or more) is meant to be a ``.ardm`` file.
+    """Whether data that begins with ``prefix`` (4 bytes or more) is meant to be a ``.ardm`` file, in either form.
 
     >>> is_ardm(b"\\x9aARD\\x01")
     True
     >>> is_ardm(b"\\x89PNG")
     False
     """
-    return bytes(prefix[: len(MAGIC)]) == MAGIC
+    return bytes(prefix[: len(MAGIC)]) == MAGIC or is_short(prefix)
 
 
 def is_short(data: bytes | memoryview) -> bool:
     """Whether a file has the short form, whose only checksum is that of the pixels too."""
-    return len(data) > len(MAGIC) + 1 and bool(data[len(MAGIC) + 1] & _FLAG_SHORT)
+    return bytes(data[: len(SHORT_MAGIC)]) == SHORT_MAGIC
 
 
 def pack(c: Container) -> bytes:
@@ -230,18 +239,19 @@ def pack(c: Container) -> bytes:
     >>> words = np.full(40, 2**31, dtype=np.uint32)
     >>> file = pack(Container(32, 32, 3, (0, 0), b"\\1\\2\\3\\4", b"", None, (words,), pixel_crc=0))
     >>> len(file) - words.nbytes
-    16
+    13
     >>> unpack(file).segments[0].tolist() == words.tolist()
     True
     """
     _check_file(c)
-    short = _fits_short(c)
-    flags = _flags(c) | (_FLAG_SHORT if short else 0)
-    parts = [MAGIC, bytes([VERSION, flags]), varint(c.width), varint(c.height), c.model_id]
-    if short:
+    parts = [bytes([_flags(c)]), varint(c.width), varint(c.height), c.model_id]
+    if _fits_short(c):
         assert c.pixel_crc is not None
-        body = b"".join([*parts, c.segments[0].astype("<u4").tobytes().rstrip(b"\0")])
-        return body + _u32(zlib.crc32(body) ^ c.pixel_crc)
+        body = b"".join([SHORT_MAGIC, *parts, c.segments[0].astype("<u4").tobytes().rstrip(b"\0")])
+        return body + short_checksum(body, c.pixel_crc)
+    if c.short:
+        raise ValueError("the checksum of the short form is too short for the other one")
+    parts = [MAGIC, bytes([VERSION]), *parts]
     if c.format is not None:
         parts += _chunk(FORMAT, c.format.to_bytes())
     if c.metadata is not None:
@@ -258,6 +268,11 @@ def pack(c: Container) -> bytes:
     parts += _sealed_chunks(c)
     body = b"".join(parts)
     return body + _u32(zlib.crc32(body))
+
+
+def short_checksum(body: bytes | memoryview, pixel_crc: int) -> bytes:
+    """What ends a file in the short form, by the bytes before it and the CRC-32 of the pixels."""
+    return (zlib.crc32(body) & SHORT_CRC ^ pixel_crc & SHORT_CRC).to_bytes(SHORT_CRC_BYTES, "little")
 
 
 def _fits_short(c: Container) -> bool:
@@ -284,8 +299,8 @@ def outline(file: bytes | memoryview | Source) -> tuple[int, list[tuple[int, int
     there.
     """
     reader = Reader(file if isinstance(file, Source) else memoryview(file).cast("B"))
-    reader.take(len(MAGIC) + 1)
-    short = reader.byte() & _FLAG_SHORT
+    short = _take_magic(reader)
+    reader.byte()
     reader.size("width")
     reader.size("height")
     reader.take(MODEL_ID_BYTES)
@@ -366,12 +381,12 @@ def unpack(data: bytes | memoryview | Source, max_pixels: int = MAX_PIXELS, part
             if _HEAD in head.found:
                 return _contents(reader, head, wanted)
     view = memoryview(source.everything()).cast("B")
-    short = is_short(view[:-_CRC_BYTES])
+    short = is_short(view)
     if not short and zlib.crc32(view[:-_CRC_BYTES]) != _file_crc(view):
         if part != WHOLE:
             _check_complete(view)
         raise FormatError("damaged or truncated: file checksum does not match")
-    reader = Reader(view[:-_CRC_BYTES])
+    reader = Reader(view[: -SHORT_CRC_BYTES if short else -_CRC_BYTES])
     header = _read_header(reader, max_pixels)
     if short:
         return replace(_short(reader, view, header), part=wanted)
@@ -382,14 +397,11 @@ def unpack(data: bytes | memoryview | Source, max_pixels: int = MAX_PIXELS, part
 class _Header:
     """What every file begins with."""
 
+    short: bool
     flags: int
     width: int
     height: int
     model_id: bytes
-
-    @property
-    def short(self) -> bool:
-        return bool(self.flags & _FLAG_SHORT)
 
     @property
     def channels(self) -> int:
@@ -400,15 +412,23 @@ class _Header:
         return LatticeOrder(self.height, self.width, self.channels, _phase(self.flags))
 
 
+def _take_magic(reader: Reader) -> bool:
+    """Go behind magic and version, which are known to be right; whether they are those of the short form."""
+    short = is_short(reader.take(len(SHORT_MAGIC)))
+    if not short:
+        reader.take(len(MAGIC) + 1 - len(SHORT_MAGIC))
+    return short
+
+
 def _read_header(reader: Reader, max_pixels: int) -> _Header:
-    reader.take(len(MAGIC) + 1)
-    flags = _read_flags(reader, _BODY_FLAGS | _FLAG_SHORT)
+    short = _take_magic(reader)
+    flags = _read_flags(reader, _BODY_FLAGS)
     width, height = reader.size("width"), reader.size("height")
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
-    return _Header(flags, width, height, bytes(reader.take(MODEL_ID_BYTES)))
+    return _Header(short, flags, width, height, bytes(reader.take(MODEL_ID_BYTES)))
 
 
 @dataclass(frozen=True)
@@ -469,10 +489,11 @@ def _short(reader: Reader, view: memoryview, header: _Header) -> Container:
     if code and not codes.suits(header.height, header.width):
         raise FormatError(f"damaged: a code for {header.width} x {header.height} pixels")
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
-    pixel_crc = _file_crc(view) ^ zlib.crc32(view[:-_CRC_BYTES])
+    checksum = int.from_bytes(view[-SHORT_CRC_BYTES:], "little")
+    pixel_crc = checksum ^ zlib.crc32(view[:-SHORT_CRC_BYTES]) & SHORT_CRC
     return Container(
         header.width, header.height, header.channels, _phase(header.flags), header.model_id, b"", None, (words,),
-        pixel_crc, bool(header.flags & _FLAG_LEARNING), code,
+        pixel_crc, bool(header.flags & _FLAG_LEARNING), code, short=True,
     )  # fmt: skip
 
 
@@ -692,8 +713,12 @@ def _low_bits(reader: Reader, frame: _Frame, level: int) -> LowBits:
 def _check_version(view: bytes | memoryview) -> None:
     """Refuse what is no file of this version. view: the beginning of the file."""
     start = bytes(view[: len(MAGIC)])
+    if is_short(start):
+        if len(view) <= len(SHORT_MAGIC) + SHORT_CRC_BYTES:
+            raise CutOffError(f"cut off: the file ends after {len(view)} bytes")
+        return
     if start != MAGIC:
-        if start and MAGIC.startswith(start):
+        if start and (MAGIC.startswith(start) or SHORT_MAGIC.startswith(start)):
             raise CutOffError(f"cut off: the file ends after {len(start)} bytes")
         raise FormatError("not an .ardm file: wrong magic" if start else "not an .ardm file: it is empty")
     if len(view) == len(MAGIC):

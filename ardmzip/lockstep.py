@@ -245,7 +245,7 @@ def decode(
             found.append(FormatError(f"damaged: a code that model {model.name} does not have"))
         elif not ends:
             found.append(FormatError("damaged: the coded data does not end where the image does"))
-        elif c.pixel_crc is not None and codec.pixel_checksum(own) != c.pixel_crc:
+        elif not c.agrees(codec.pixel_checksum(own)):
             found.append(FormatError("the decoded pixels do not match the file's checksum"))
         else:
             found.append(own)

@@ -351,7 +351,7 @@ def test_info_adds_up(packed):
 def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
     c = unpack((folder / "rgb.ardm").read_bytes())
     (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
-    (folder / "cut.ardm").write_bytes(pack(replaced(c, metadata=b"\1\1x"))[:-1])
+    (folder / "cut.ardm").write_bytes(pack(replaced(c, short=False, metadata=b"\1\1x"))[:-1])
     done = run("info", "other.ardm", "cut.ardm", "rgb.png", "--continue-on-error", cwd=folder)
     assert done.returncode == 1
     assert b"not installed (01020304)" in done.stdout
@@ -395,12 +395,13 @@ def test_files_that_are_well_formed_but_wrong(folder, packed):
     c = unpack(good)
     words = c.segments[0].copy()
     words[len(words) // 2] ^= 1
-    (folder / "version.ardm").write_bytes(with_checksum(good[:4] + b"\2" + good[5:-4]))
-    (folder / "flags.ardm").write_bytes(with_checksum(good[:5] + b"\x80" + good[6:-4]))
+    long = pack(replaced(c, short=False, metadata=b"\1\1x"))
+    (folder / "version.ardm").write_bytes(with_checksum(long[:4] + b"\2" + long[5:-4]))
+    (folder / "flags.ardm").write_bytes(with_checksum(long[:5] + b"\x80" + long[6:-4]))
     (folder / "model.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
     (folder / "crc.ardm").write_bytes(pack(replaced(c, pixel_crc=c.pixel_crc ^ 1)))
     (folder / "size.ardm").write_bytes(pack(replaced(c, width=c.width + 2)))
-    (folder / "side.ardm").write_bytes(pack(replaced(c, side_info=b"123")))
+    (folder / "side.ardm").write_bytes(pack(replaced(c, short=False, side_info=b"123")))
     (folder / "word.ardm").write_bytes(pack(replaced(c, segments=(words,))))
     (folder / "short.ardm").write_bytes(pack(replaced(c, segments=(words[: len(words) // 2],))))
     (folder / "none.ardm").write_bytes(pack(replaced(c, segments=(words[:0],))))

@@ -150,7 +150,7 @@ def test_phases_and_side_information_of_the_format(tensors, photo, cpu, phase, l
         codec.walk(codec.Plan(lattice, calls, learn, ends), predictor, coder)
     container = codec.Container(
         width, height, 3, phase, photo.id, side.tobytes(), calls, coder.encoder.finish(), codec.pixel_checksum(planes),
-        learn, ends,
+        learning=learn, batch_ends=ends,
     )  # fmt: skip
     container = unpack(pack(container))
     np.testing.assert_array_equal(codec.decode(container, photo, cpu), planes)

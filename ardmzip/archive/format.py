@@ -168,7 +168,7 @@ class Directory:
 
     def pack(self) -> bytes:
         """The directory as it stands in a block."""
-        lengths = np.array(self.lengths, np.int64)
+        lengths, crcs = np.array(self.lengths, np.int64), np.array(self.crcs, np.int64)
         flags = (
             (_LABELS if any(label is not None for label in self.labels) else 0)
             | (_METADATA if any(found is not None for found in self.metadata) else 0)
@@ -176,7 +176,7 @@ class Directory:
         )
         parts = [bytes([flags]), varint(len(self.templates))]
         parts += [varint(len(template)) + template for template in self.templates]
-        parts += [_column(self.kinds), _column(lengths >> 8), _pack_names(self.names)]
+        parts += [_column(self.kinds), _column(crcs >> 24), _column(lengths >> 8), _pack_names(self.names)]
         if flags & _LABELS:
             known = list(dict.fromkeys((type(label), label) for label in self.labels if label is not None))
             numbers = {key: number for number, key in enumerate(known, 1)}
@@ -188,7 +188,8 @@ class Directory:
         if flags & _COPIES:
             texts = [_encoded(name) for name in self.copies]
             parts += [_column([len(text) for text in texts]), *texts]
-        plain = varint(len(self)) + np.array(self.crcs, "<u4").tobytes() + (lengths & 255).astype(np.uint8).tobytes()
+        low = crcs.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3]
+        plain = varint(len(self)) + low.tobytes() + (lengths & 255).astype(np.uint8).tobytes()
         return plain + _press(b"".join(parts))
 
     @staticmethod
@@ -196,7 +197,8 @@ class Directory:
         """Raises FormatError for what ``pack`` does not make."""
         reader = Reader(memoryview(data))
         n = reader.size("images of a block")
-        crcs = np.frombuffer(reader.take(4 * n), "<u4").tolist()
+        crcs = np.zeros((n, 4), np.uint8)
+        crcs[:, :3] = np.frombuffer(reader.take(3 * n), np.uint8).reshape(n, 3)
         low = np.frombuffer(reader.take(n), np.uint8)
         table = Reader(memoryview(_unpress(reader.take(reader.left()))))
         flags = table.byte()
@@ -206,8 +208,10 @@ class Directory:
         kinds = _read_column(table, n)
         if int(kinds.max()) >= max(1, len(templates)):
             raise FormatError("damaged: an image of an unknown template")
+        crcs[:, 3] = _bytes(_read_column(table, n))
         lengths = (_read_column(table, n) << 8) + low
-        found = Directory(_read_names(table, n), templates, kinds.tolist(), lengths.tolist(), crcs)
+        names, checksums = _read_names(table, n), crcs.view("<u4").ravel().tolist()
+        found = Directory(names, templates, kinds.tolist(), lengths.tolist(), checksums)
         found.labels = _read_labels(table, n) if flags & _LABELS else [None] * n
         found.metadata = [None] * n
         if flags & _METADATA:
@@ -382,6 +386,12 @@ def _read_column(reader: Reader, n: int) -> np.ndarray:
     if n and int(found.max()) >> 62:
         raise FormatError("damaged: a number is too large")
     return found.astype(np.int64)
+
+
+def _bytes(numbers: np.ndarray) -> np.ndarray:
+    if int(numbers.max(initial=0)) > 255:
+        raise FormatError("damaged: a byte is too large")
+    return numbers.astype(np.uint8)
 
 
 def _compact(value: Any) -> bytes:

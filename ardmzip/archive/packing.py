@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ardmzip import api, batches, model, raster
+from ardmzip.archive import records
 from ardmzip.archive.reader import Archive
 from ardmzip.archive.writer import Writer, interrupted, made_otherwise
 from ardmzip.batches import Options
+from ardmzip.container import SHORT_CRC
 from ardmzip.errors import ArdmError
 from ardmzip.files import check_target
 from ardmzip.formats import Picture
@@ -101,7 +103,7 @@ class _Known:
     archive: Archive
     #: Names of those that were seen by this process, by a digest of all that makes a picture.
     by_digest: dict[bytes, str] = field(default_factory=dict)
-    #: Names of others, by what their entries tell.
+    #: Names of others, by what their entries tell: the checksum as far as all have it, and the size.
     by_entry: defaultdict[tuple[int, int, int], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def find(self, digest: bytes, picture: Picture) -> str | None:
@@ -109,7 +111,7 @@ class _Known:
         found = self.by_digest.get(digest)
         if found is not None:
             return found
-        key = (raster.checksum(picture.samples), picture.height, picture.width)
+        key = (raster.checksum(picture.samples) & SHORT_CRC, picture.height, picture.width)
         for name in self.by_entry.get(key, ()):
             (other,) = self.archive.read([name])
             if not isinstance(other, ArdmError) and _digest(other) == digest:
@@ -192,7 +194,7 @@ def _known(writer: Writer) -> _Known:
     known = _Known(archive=archive)
     for entry in archive.entries():
         if entry.copy_of is None:
-            known.by_entry[entry.crc, entry.height, entry.width].append(entry.name)
+            known.by_entry[entry.crc & SHORT_CRC, entry.height, entry.width].append(entry.name)
     return known
 
 
@@ -233,7 +235,7 @@ def _is_packed(item: Item, archive: Archive) -> bool:
     """Whether an item is the image of its name in an archive, by the checksum of the pixels."""
     picture, entry = item.image(), archive.entry(item.name)
     same_size = (picture.height, picture.width) == (entry.height, entry.width)
-    return same_size and raster.checksum(picture.samples) == entry.crc
+    return same_size and raster.checksum(picture.samples) & records.crc_mask(entry.template) == entry.crc
 
 
 def _batches(

@@ -9,13 +9,27 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ardmzip.container import BATCHES, FORMAT, GRAY, MAGIC, MODEL_ID_BYTES, SCHEDULE, STREAM, is_short, outline
+from ardmzip.container import (
+    BATCHES,
+    FORMAT,
+    GRAY,
+    MAGIC,
+    MODEL_ID_BYTES,
+    SCHEDULE,
+    SHORT_CRC,
+    SHORT_CRC_BYTES,
+    SHORT_MAGIC,
+    STREAM,
+    is_short,
+    outline,
+    short_checksum,
+)  # fmt: skip
 from ardmzip.errors import FormatError
 from ardmzip.pixelformat import PixelFormat
 from ardmzip.varint import Reader, varint
 
-#: What a record holds: the words of a single stream, or chunks.
-WORDS, CHUNKS = 0, 1
+#: What a record holds: the words of a single stream, or chunks; or the stream of a file in the short form.
+WORDS, CHUNKS, SHORT = 0, 1, 2
 _WORD = 4
 #: A format of more bytes, as palettes are, is left to the records.
 _FORMAT_BYTES = 24
@@ -23,7 +37,7 @@ _FORMAT_BYTES = 24
 
 @dataclass(frozen=True)
 class Record:
-    """template: what is shared; data: the image's own bytes; crc: checksum of its pixels."""
+    """template: what is shared; data: the image's own bytes; crc: checksum of its pixels, as far as the file tells."""
 
     template: bytes
     data: bytes
@@ -34,8 +48,9 @@ def split(file: bytes) -> Record:
     """The parts of a valid ``.ardm`` file."""
     first, chunks = outline(file)
     if is_short(file):
-        crc = int.from_bytes(file[-4:], "little") ^ zlib.crc32(file[:-4])
-        return Record(bytes([WORDS]) + file[len(MAGIC) : first], file[first:-4], crc)
+        end = len(file) - SHORT_CRC_BYTES
+        crc = int.from_bytes(file[end:], "little") ^ zlib.crc32(file[:end]) & SHORT_CRC
+        return Record(bytes([SHORT]) + file[len(SHORT_MAGIC) : first], file[first:end], crc)
     shared, at = first, first
     for kind, end in chunks:
         if kind not in (FORMAT, SCHEDULE, BATCHES) or (kind == FORMAT and end - at > _FORMAT_BYTES):
@@ -60,9 +75,9 @@ def _one_left(chunks: list[tuple[int, int]], shared: int, first: int) -> bool:
 def join(record: Record) -> bytes:
     """The ``.ardm`` file; raises FormatError for an unknown kind of record."""
     kind, shared = record.template[0], record.template[1:]
-    if kind == WORDS and is_short(MAGIC + shared):
-        body = MAGIC + shared + record.data
-        return body + (zlib.crc32(body) ^ record.crc).to_bytes(4, "little")
+    if kind == SHORT:
+        body = SHORT_MAGIC + shared + record.data
+        return body + short_checksum(body, record.crc)
     if kind == WORDS:
         padded = record.data + bytes(-len(record.data) % _WORD)
         chunks = bytes([STREAM]) + varint(len(padded)) + padded
@@ -77,11 +92,20 @@ def join(record: Record) -> bytes:
 def shape(template: bytes) -> tuple[int, int, int]:
     """Height and width of the images of a template, and the samples of a pixel.
 
-    >>> shape(bytes([WORDS, 1, 0, 32, 16]) + bytes(4))
+    >>> shape(bytes([SHORT, 0, 32, 16]) + bytes(4))
     (16, 32, 3)
     """
     height, width, _, described = _parsed(template)
     return height, width, described.channels
+
+
+def crc_mask(template: bytes) -> int:
+    """The bits of the checksum of pixels that the images of a template have.
+
+    >>> hex(crc_mask(bytes([SHORT, 0, 32, 16]) + bytes(4)))
+    '0xffffff'
+    """
+    return SHORT_CRC if template[0] == SHORT else 2**32 - 1
 
 
 def raw_bytes(template: bytes) -> int:
@@ -98,7 +122,7 @@ def model_id(template: bytes) -> bytes:
 @lru_cache(maxsize=1 << 12)
 def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
     """Height, width, model, and format: palettes, whose format need not be here, count as 8-bit gray."""
-    reader = Reader(memoryview(template)[2:])
+    reader = Reader(memoryview(template)[1 if template[0] == SHORT else 2 :])
     flags = reader.byte()
     width, height = reader.size("width"), reader.size("height")
     identity = bytes(reader.take(MODEL_ID_BYTES))

@@ -71,12 +71,16 @@ def list_command(file: str, detailed: bool, as_json: bool) -> int:
 def _line(archive: Archive, index: int, detailed: bool, as_json: bool) -> str:
     if not detailed and not as_json:
         return common.plain(archive.name_at(index))
+    from ardmzip.archive import records
+    from ardmzip.container import SHORT_CRC
+
     entry = archive.entry(index)
+    whole = records.crc_mask(entry.template) != SHORT_CRC
     if as_json:
         return json.dumps({
             "index": index, "name": entry.name, "width": entry.width, "height": entry.height,
             "channels": entry.channels, "bytes": entry.length, "label": entry.label, "metadata": entry.metadata,
-            "copy_of": entry.copy_of, "pixel_crc32": f"{entry.crc:08x}",
+            "copy_of": entry.copy_of, "pixel_crc32": f"{entry.crc:08x}" if whole else None,
         })  # fmt: skip
     size, label = f"{entry.width}x{entry.height}", "" if entry.label is None else f"  {entry.label}"
     return common.plain(f"{index:8} {size:>11} {entry.length:9}  {entry.name}{label}")

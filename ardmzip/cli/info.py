@@ -100,7 +100,7 @@ def _draw(label: str, data: bytes, max_pixels: int, target: Path, force: bool) -
 def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything ``info`` prints, by its JSON key."""
     from ardmzip import metadata
-    from ardmzip.container import is_short, unpack
+    from ardmzip.container import VERSION, is_short, unpack
 
     c = unpack(data, max_pixels)
     parts = list(c.parts)
@@ -119,7 +119,7 @@ def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict
         "palette": len(c.pixel_format.palette) // 3,
         "transparency": bool(c.pixel_format.transparency),
         "metadata": metadata.titles(chunks),
-        "version": data[4],
+        "version": VERSION,
         "model": None if name == c.model_id.hex() else name,
         "model_id": c.model_id.hex(),
         "random_order": common.random_order(c) or None,

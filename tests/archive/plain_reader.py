@@ -105,12 +105,16 @@ def read(data: bytes) -> dict[str, tuple[bytes, Any, Any]]:
         assert zlib.crc32(own) == records_crc
         at += record_bytes
         assert directory.varint() == count
-        crcs = struct.unpack(f"<{count}I", directory.take(4 * count))
+        checksums = directory.take(3 * count)
         low = directory.take(count)
         t = table(directory.data[directory.at :])
         flags = t.take(1)[0]
         templates = [t.take(t.varint()) for _ in range(t.varint())]
         kinds = t.column(count)
+        crcs = [
+            int.from_bytes(checksums[3 * i : 3 * i + 3], "little") + (high << 24)
+            for i, high in enumerate(t.column(count))
+        ]
         lengths = [high * 256 + rest for high, rest in zip(t.column(count), low, strict=True)]
         names = read_names(t, count)
         assert (min(names), max(names)) == (first, last)
@@ -134,9 +138,9 @@ def read(data: bytes) -> dict[str, tuple[bytes, Any, Any]]:
 
 def file(template: bytes, record: bytes, crc: int) -> bytes:
     """The ``.ardm`` file of an image."""
-    if template[0] == 0 and template[2] & 16:
-        whole = b"\x9aARD" + template[1:] + record
-        return whole + struct.pack("<I", zlib.crc32(whole) ^ crc)
+    if template[0] == 2:
+        whole = b"\x9aAs" + template[1:] + record
+        return whole + struct.pack("<I", zlib.crc32(whole) ^ crc)[:3]
     if template[0] == 0:
         record += bytes(-len(record) % 4)
         record = b"\x83" + varint(len(record)) + record

@@ -241,7 +241,7 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 TILE, ALPHA, LOW_BITS, STREAM, HEAD, CHANGES = 0x8C, 0x86, 0x8A, 0x83, 0x0D, 0x84
-SHORT = 16  # of the flags
+MAGIC, SHORT_MAGIC = b"\x9aARD\x01", b"\x9aAs"
 
 
 @dataclass
@@ -274,9 +274,10 @@ class Parts(Body):
     width: int = 0
     height: int = 0
     model: bytes = b""
+    short: bool = False
 
     def join(self) -> bytes:
-        if self.flags & SHORT:
+        if self.short:
             return checked(self._start() + b"".join(bytes_of(inner) for _, inner in self.chunks), self.pixel_crc or 0)
         return checked(self._start() + self._rest())
 
@@ -288,7 +289,8 @@ class Parts(Body):
                 self.chunks[index] = HEAD, zlib.crc32(before).to_bytes(4, "little")
 
     def _start(self) -> bytes:
-        return b"\x9aARD\x01" + bytes([self.flags]) + varint(self.width) + varint(self.height) + self.model
+        magic = SHORT_MAGIC if self.short else MAGIC
+        return magic + bytes([self.flags]) + varint(self.width) + varint(self.height) + self.model
 
 
 def joined(chunks: Sequence[tuple[int, bytes | Body]]) -> bytes:
@@ -311,20 +313,32 @@ def varint(value: int) -> bytes:
 
 
 def checked(body: bytes, pixel_crc: int = 0) -> bytes:
-    """With the checksum of a file, or of one in the short form."""
-    return body + (zlib.crc32(body) ^ pixel_crc).to_bytes(4, "little")
+    """With the checksum of a file, or of one in the short form, which has that of the pixels in it."""
+    crc = zlib.crc32(body) ^ pixel_crc
+    return (
+        body + (crc & 0xFFFFFF).to_bytes(3, "little") if container.is_short(body) else body + crc.to_bytes(4, "little")
+    )
+
+
+def unchecked(data: bytes) -> bytes:
+    """The same without it."""
+    return data[:-3] if container.is_short(data) else data[:-4]
 
 
 def take_apart(data: bytes) -> Parts:
     """The parts of a good file."""
-    width, at = number(data, 6)
+    short = container.is_short(data)
+    start = len(SHORT_MAGIC if short else MAGIC)
+    width, at = number(data, start + 1)
     height, at = number(data, at)
-    if data[5] & SHORT:
-        crc = int.from_bytes(data[-4:], "little") ^ zlib.crc32(data[:-4])
-        return Parts(data[5], [(STREAM, data[at + 4 : -4])], b"", crc, width, height, data[at : at + 4])
+    if short:
+        body = unchecked(data)
+        crc = int.from_bytes(data[len(body) :], "little") ^ zlib.crc32(body)
+        stream = [(STREAM, body[at + 4 :])]
+        return Parts(data[start], stream, b"", crc, width, height, data[at : at + 4], True)
     chunks, end = take_chunks(data, at + 4)
     crc = int.from_bytes(data[end : end + 4], "little")
-    return Parts(data[5], chunks, b"", crc, width, height, data[at : at + 4])
+    return Parts(data[start], chunks, b"", crc, width, height, data[at : at + 4])
 
 
 def number(data: bytes, at: int) -> tuple[int, int]:
@@ -455,8 +469,8 @@ def change_changes(p: Parts, rng: random.Random) -> None:
     if index is None:
         index = sum(kind in (0x88, 0x05, 0x8B) for kind, _ in p.chunks[:3])
         p.chunks.insert(index, (CHANGES, b""))
-        if p.flags & SHORT:  # has no room for them
-            p.flags ^= SHORT
+        if p.short:  # has no room for them
+            p.short = False
             p.chunks[1:] = [(kind, bytes_of(inner) + bytes(-len(bytes_of(inner)) % 4)) for kind, inner in p.chunks[1:]]
     else:
         with contextlib.suppress(FormatError, IndexError):
@@ -523,8 +537,7 @@ def mutant(known: Sequence[Seed], seed: int, number: int) -> Mutant:
             else:
                 data = globals()[how](first.data, rng)
             if deep:
-                short = len(data) > 5 and data[5] & SHORT
-                data = checked(data[:-4], zlib.crc32(first.samples.raster) if short else 0)
+                data = checked(unchecked(data), zlib.crc32(first.samples.raster) if container.is_short(data) else 0)
         else:
             parts = take_apart(first.data)
             how = rng.choice((*FIELDS, cross)).__name__
