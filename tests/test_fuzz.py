@@ -14,6 +14,7 @@ import pytest
 from fuzz import containers as fuzz
 
 import ardmzip
+from ardmzip.container import is_short
 
 ROOT = Path(ardmzip.__file__).parent.parent
 
