@@ -18,7 +18,7 @@ from ardmzip import stored
 from ardmzip.codes import NO_CODE, QUICK, Search
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
 from ardmzip.errors import FormatError, ImageError, OptionError
-from ardmzip.image import interleaved, to_planes
+from ardmzip.image import interleaved, to_planes, turned
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
@@ -66,6 +66,8 @@ class Encoder:
     threads: int | None = None
     #: Side information of RGB pictures, in place of what is measured.
     side: np.ndarray | None = None
+    #: How pictures that name codes are laid out (image.turned).
+    turn: int = 0
     #: How codes are chosen for small images.
     search: Search = QUICK
     #: Differences of models that an archive brings with it: what comes out is taken in place of installed models.
@@ -88,9 +90,9 @@ class Encoder:
         forked._loaded = self._loaded
         return forked
 
-    def with_model(self, model: Model, side: np.ndarray | None) -> Encoder:
-        """One that codes the same with another model and side information, and counts its gains for itself."""
-        forked = replace(self, gains=None if self.gains is None else [], side=side)
+    def with_model(self, model: Model, side: np.ndarray | None, turn: int) -> Encoder:
+        """One that codes the same with another model and side information, turned, and counts its gains for itself."""
+        forked = replace(self, gains=None if self.gains is None else [], side=side, turn=turn)
         forked._loaded = model, self.loaded()[1]
         return forked
 
@@ -213,11 +215,12 @@ class Encoder:
         loaded, backend = self.network(planes, stats)
         learn = self._learns(loaded)
         side = self.side if len(planes) == 3 else None
+        turn = 0 if code == NO_CODE else self.turn
         doubtful = learn and (planes.size < TRIAL or self.steps is not None or self.batches is not None)
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
             planes, loaded, backend, self.steps, progress, learn=learn, batches=self.batches, gains=found,
-            phase=self.phase, threads=self.threads, side=side, stats=stats, code=code,
+            phase=self.phase, threads=self.threads, side=side, stats=stats, code=code, turn=turn,
         )  # fmt: skip
         if doubtful and found:
             planned = len(pack_body(coded)) - len(pack_body(replace(coded, batch_ends=None)))
@@ -225,7 +228,7 @@ class Encoder:
                 found = None if self.gains is None else []
                 coded = codec.encode(
                     planes, loaded, backend, self.steps, learn=False, gains=found, phase=self.phase,
-                    threads=self.threads, side=side, stats=stats, code=code,
+                    threads=self.threads, side=side, stats=stats, code=code, turn=turn,
                 )  # fmt: skip
         if self.gains is not None and found:
             self.gains.extend(found)
@@ -235,7 +238,7 @@ class Encoder:
         """The code that suits a small image, or NO_CODE."""
         from ardmzip import choice
 
-        return int(choice.best_codes(planes[None], model, backend, self.phase, self.search)[0])
+        return int(choice.best_codes(turned(planes, self.turn)[None], model, backend, self.phase, self.search)[0])
 
     def _learns(self, loaded: Model) -> bool:
         """Whether the heads of a model shall learn: as asked for, or else as the model says."""

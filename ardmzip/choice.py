@@ -10,6 +10,7 @@ import numpy as np
 from ardmzip import codec, codes, differences, features, model
 from ardmzip.errors import ModelError
 from ardmzip.features import KINDS
+from ardmzip.image import turned, turns
 from ardmzip.model import Model
 from ardmzip.network import Backend
 from ardmzip.order import Atom, LatticeOrder
@@ -21,6 +22,7 @@ CANDIDATES = ("photo", "thumb")
 SAMPLE = 512
 #: Finest levels by whose pixels the length of an image is estimated.
 ESTIMATE_LEVELS = 2
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 #: Another phase must be better by this share to be worth coding the image in it.
 PHASE_MARGIN = 1e-3
 
@@ -88,7 +90,7 @@ def best_phase(
     """
     if codec.side_information(planes, chosen, first) is None:
         return first
-    phases = [first, *(phase for phase in ((0, 0), (0, 1), (1, 0), (1, 1)) if phase != first)]
+    phases = [first, *(phase for phase in PHASES if phase != first)]
     sizes = [estimated_bytes(planes, chosen, backend, phase, sample) for phase in phases]
     best = int(np.argmin(sizes))
     return phases[best] if sizes[best] < (1 - PHASE_MARGIN) * sizes[0] else first
@@ -161,6 +163,26 @@ def best_codes(
                 bits[:, column] += 8 * estimates(samples, len(planes), planes[0].size)
         numbers = np.take_along_axis(numbers, np.argsort(bits, 1, kind="stable")[:, :left], 1)
     return numbers[:, 0]
+
+
+def best_view(planes: np.ndarray, chosen: Model, backend: Backend, search: codes.Search) -> tuple[tuple[int, int], int]:
+    """In which phase, and turned in which way (image.turned), a small image that names a code is shortest, with a
+    frozen head, as far as the pixels of its two finest levels tell."""
+    count = turns(*planes.shape[1:])
+    stack = np.stack([turned(planes, turn) for turn in range(count)])
+    numbers = np.repeat(best_codes(planes[None], chosen, backend, search=search), count)
+    sizes = []
+    for phase in PHASES:
+        order = _order(stack, phase)
+        with Predictor(chosen, backend, codes.inputs(numbers, chosen)) as predictor:
+            samples = [
+                one
+                for level in range(min(ESTIMATE_LEVELS, order.levels))
+                for one in _samples(stack, order, level, range(KINDS), predictor, planes[0].size)
+            ]
+        sizes.append(estimates(samples, count, planes.size))
+    best, turn = divmod(int(np.argmin(sizes)), count)
+    return PHASES[best], turn
 
 
 def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:

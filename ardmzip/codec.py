@@ -22,7 +22,7 @@ from ardmzip.codes import NO_CODE
 from ardmzip.container import MAX_PIXELS, Container
 from ardmzip.contexts import block_tables
 from ardmzip.errors import FormatError, ImageError, OptionError
-from ardmzip.image import interleaved
+from ardmzip.image import interleaved, turned, turned_back, turns
 from ardmzip.lanes import Batches, Lanes
 from ardmzip.learning import Head
 from ardmzip.model import Model
@@ -81,20 +81,21 @@ class EncodingCoder:
         self._intervals: dict[Atom, deque[tuple[np.ndarray, np.ndarray]]] = {}
         self._gains: dict[Atom, list[learning.Gain]] = {}
 
-    def code(self, number: int) -> None:
-        """Begin with the number of a code."""
-        self._push_bytes(np.array([number], np.uint8))
+    def code(self, number: int, turn: int) -> None:
+        """Begin with the number of a code, and with how the picture is laid out, unless it is as it is."""
+        self._push_flat(np.array([number >> 4, number & 15]))
+        if turn:
+            self._push_flat(np.array([turn]))
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self.order.phase
         values = self.planes[:, py, px]
-        self._push_bytes(values)
+        self._push_flat(np.concatenate([values >> 4, values & 15]))
         return values
 
-    def _push_bytes(self, values: np.ndarray) -> None:
-        nibbles = np.concatenate([values >> 4, values & 15]).astype(np.uint32)
+    def _push_flat(self, nibbles: np.ndarray) -> None:
         width = mixture.TOTAL // 16
-        self.encoder.push(nibbles * np.uint32(width), np.full(len(nibbles), width, np.uint32))
+        self.encoder.push(nibbles.astype(np.uint32) * np.uint32(width), np.full(len(nibbles), width, np.uint32))
 
     def known(self, atom: Atom) -> np.ndarray:
         if atom not in self._values:
@@ -136,17 +137,19 @@ class DecodingCoder:
         self.decoder = rans.Decoder(segments)
         self._cuts = streams.Cuts(order)
 
-    def code(self) -> int:
-        """The number of a code, with which the stream begins."""
-        return int(self._pop_bytes(1)[0])
+    def code(self, turned: bool) -> tuple[int, int]:
+        """The number of a code, with which the stream begins, and how the picture is laid out."""
+        high, low = self._pop_flat(2).tolist()
+        return 16 * high + low, int(self._pop_flat(1)[0]) if turned else 0
 
     def base(self, channels: int) -> np.ndarray:
-        return self._pop_bytes(channels)
+        nibbles = self._pop_flat(2 * channels)
+        return (nibbles[:channels] << 4 | nibbles[channels:]).astype(np.uint8)
 
-    def _pop_bytes(self, count: int) -> np.ndarray:
-        nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (2 * count, 1)))
-        self.decoder.end_batch(2 * count)
-        return (nibbles[:count] << 4 | nibbles[count:]).astype(np.uint8)
+    def _pop_flat(self, count: int) -> np.ndarray:
+        nibbles = self.decoder.pop(np.tile(rans.FLAT_ROW, (count, 1)))
+        self.decoder.end_batch(count)
+        return nibbles
 
     def known(self, atom: Atom) -> None:
         return None
@@ -360,10 +363,13 @@ def side_information(
     return None if stats is None else sideinfo.quantise(stats, model.side_mean, model.side_std)
 
 
-def code_side(number: int, model: Model) -> np.ndarray:
-    """Side information int8 [SIDE] of a code, by the number that was decoded; raises FormatError if there is none."""
+def code_side(number: int, turn: int, container: Container, model: Model) -> np.ndarray:
+    """Side information int8 [SIDE] of a code, by the number that was decoded; raises FormatError if there is none, and
+    for a turn that cannot be."""
     if number >= len(model.codes):
         raise FormatError(f"damaged: code {number} of model {model.name}, which has {len(model.codes)}")
+    if turn >= turns(container.height, container.width) or bool(turn) != container.turned:
+        raise FormatError(f"damaged: {container.width} x {container.height} pixels, turned in way {turn}")
     code: np.ndarray = model.codes[number]
     return code
 
@@ -377,7 +383,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
            progress: Progress | None = None, chunk: int = CHUNK, learn: bool = True, batches: int | None = None,
            gains: list[learning.Gain] | None = None, phase: tuple[int, int] | None = None,
            threads: int | None = None, side: np.ndarray | None = None, stats: np.ndarray | None = None,
-           code: int = NO_CODE) -> Container:  # fmt: skip
+           code: int = NO_CODE, turn: int = 0) -> Container:  # fmt: skip
     """Code an image.
 
     planes: uint8 [channels, height, width] in coding order (image.to_planes). steps: budget of network calls; None:
@@ -387,8 +393,12 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     and what learning brings, batch by batch; the latter needs more time. phase: of the lattice; None: the one that
     suits the image. threads: None: as many as torch is set to. side: side information int8 [SIDE] in place of what is
     measured, where the image carries any. stats: ``statistics`` in the phase, where they are known. code: number of the
-    model's code to name in place of side information, if any (codes.py).
+    model's code to name in place of side information, if any (codes.py); turn: how to lay out a picture that names one
+    (image.turned).
     """
+    crc = pixel_checksum(planes)
+    if turn:
+        planes = turned(planes, turn)
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
         raise ImageError(f"an image of {width} x {height} pixels is over the limit of {MAX_PIXELS} pixels")
@@ -405,7 +415,7 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     coder = EncodingCoder(planes, order, gains)
     if code != NO_CODE:
         side = model.codes[code]
-        coder.code(code)
+        coder.code(code, turn)
     if batches is not None and not (learn and model.learns):
         raise OptionError("batches are for a head that learns, not for learn=False or a model that cannot")
     if batches is not None and not model.learning_gain.any():
@@ -416,10 +426,10 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
         walk(plan, predictor, coder, progress)
     return Container(
         width=width, height=height, channels=channels, phase=order.phase, model_id=model.id,
-        side_info=b"" if side is None or code != NO_CODE else side.tobytes(), code=code != NO_CODE,
+        side_info=b"" if side is None or code != NO_CODE else side.tobytes(), code=code != NO_CODE, turned=turn > 0,
         calls=calls if steps is not None else None,
         learning=plan.learning, batch_ends=plan.batch_ends,
-        segments=coder.encoder.finish(), pixel_crc=pixel_checksum(planes),
+        segments=coder.encoder.finish(), pixel_crc=crc,
     )  # fmt: skip
 
 
@@ -443,10 +453,12 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
     if len(container.segments) < streams.count(order, plan.learning, plan.batch_ends, level):
         raise FormatError("damaged: a stream is missing")
     coder = DecodingCoder(container.segments, order)
+    turn = 0
     if container.code:
-        side = code_side(coder.code(), model)
+        code, turn = coder.code(container.turned)
+        side = code_side(code, turn, container, model)
     with Predictor(model, backend, side, chunk, threads) as predictor:
-        planes = walk(plan, predictor, coder, progress, level)
+        planes = turned_back(walk(plan, predictor, coder, progress, level), turn)
     if level:
         coder.decoder.cut()
         return planes

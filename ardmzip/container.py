@@ -40,8 +40,8 @@ MAX_BATCHES = 1 << 16
 MAX_SHORT_PIXELS, SHORT_CRC_BYTES = 1 << 14, 3
 SHORT_CRC = (1 << 8 * SHORT_CRC_BYTES) - 1
 
-GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_CODE = 1, 2, 4, 8, 32
-_BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING | _FLAG_CODE
+GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_CODE, _FLAG_TURNED = 1, 2, 4, 8, 32, 64
+_BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING | _FLAG_CODE | _FLAG_TURNED
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
 _STORED, _LOW_BITS, _ALPHA = 0x89, 0x8A, 0x86
@@ -129,6 +129,8 @@ class Container:
     learning: bool = False
     #: Whether the stream begins with the number of a code (codes.py).
     code: bool = False
+    #: Whether it then tells how the picture is laid out (image.turned).
+    turned: bool = False
     #: For learning heads: pixels seen at the ends of their batches, rising; None means the rule of streams.batches.
     batch_ends: tuple[int, ...] | None = None
     #: Payload of a general coder (stored.py) in place of a model's picture: of the alpha and the low bits too, where
@@ -329,6 +331,7 @@ def _flags(c: Container) -> int:
         | (_FLAG_PHASE_X if c.phase[1] else 0)
         | (_FLAG_LEARNING if c.learning else 0)
         | (_FLAG_CODE if c.code else 0)
+        | (_FLAG_TURNED if c.turned else 0)
     )
 
 
@@ -485,15 +488,17 @@ def _short(reader: Reader, view: memoryview, header: _Header) -> Container:
     stream = bytes(reader.take(reader.left()))
     if stream.endswith(b"\0"):
         raise FormatError("damaged or truncated: the stream ends with 0")
-    code = bool(header.flags & _FLAG_CODE)
+    code, turned = bool(header.flags & _FLAG_CODE), bool(header.flags & _FLAG_TURNED)
     if code and not codes.suits(header.height, header.width):
         raise FormatError(f"damaged: a code for {header.width} x {header.height} pixels")
+    if turned and not code:
+        raise FormatError("a picture that is turned, but names no code")
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
     checksum = int.from_bytes(view[-SHORT_CRC_BYTES:], "little")
     pixel_crc = checksum ^ zlib.crc32(view[:-SHORT_CRC_BYTES]) & SHORT_CRC
     return Container(
         header.width, header.height, header.channels, _phase(header.flags), header.model_id, b"", None, (words,),
-        pixel_crc, bool(header.flags & _FLAG_LEARNING), code, short=True,
+        pixel_crc, bool(header.flags & _FLAG_LEARNING), code, turned, short=True,
     )  # fmt: skip
 
 
@@ -520,7 +525,7 @@ def _tiles(reader: Reader, head: _Head, frame: _Frame, part: Part) -> Container:
     tile = within.size("tile height"), within.size("tile width")
     if within.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
         raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
-    if frame.flags & (_FLAG_LEARNING | _FLAG_CODE):
+    if frame.flags & (_FLAG_LEARNING | _FLAG_CODE | _FLAG_TURNED):
         raise FormatError("learning is a matter of each tile")
     top, left, rows, columns = part.region or Rectangle(0, 0, frame.height, frame.width)
     count = tiling.number(top + rows - 1, left + columns - 1, frame.width, tile) + 1
@@ -616,6 +621,7 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
     side_info, calls, batch_ends, level_crcs, pixel_crc = b"", None, None, (), None
     stored, low, alpha, random = None, None, None, None
     learning, code = bool(frame.flags & _FLAG_LEARNING), bool(frame.flags & _FLAG_CODE)
+    turned = bool(frame.flags & _FLAG_TURNED)
     decoded = 0 if sealed else level
     needed = None
     kinds = set()
@@ -670,6 +676,8 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
         raise FormatError("batches of a learning head in a file without one")
     if code and (kinds & {_RANDOM, _SIDE_INFO, _STORED} or not codes.suits(height, width)):
         raise FormatError("a code is for a small picture of the lattice without side information")
+    if turned and not code:
+        raise FormatError("a picture that is turned, but names no code")
     if random is not None and (channels == 1 or learning or kinds & {_LEVELS, _SIDE_INFO, SCHEDULE, BATCHES}):
         raise FormatError("a random order is for RGB, with nothing that belongs to the lattice order")
     if stored is not None:
@@ -685,7 +693,7 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
         raise FormatError("the alpha chunk is missing beside low bits")
     return Container(
         width, height, channels, _phase(frame.flags), frame.model_id, side_info, calls, tuple(segments), pixel_crc,
-        learning, code, batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
+        learning, code, turned, batch_ends, stored, low, alpha, level_crcs=level_crcs, random=random,
     )  # fmt: skip
 
 
@@ -837,7 +845,7 @@ def _check_file(c: Container) -> None:
     rectangles = tiling.grid(c.height, c.width, c.tile) if fits else []
     if len(rectangles) != len(c.tiles) or not fits:
         raise ValueError(f"{len(c.tiles)} tiles of {c.tile[1]} x {c.tile[0]} do not make {c.width} x {c.height} pixels")
-    own = (c.learning, c.code, c.side_info, c.segments, c.level_crcs)
+    own = (c.learning, c.code, c.turned, c.side_info, c.segments, c.level_crcs)
     if any(own) or any(part is not None for part in (c.calls, c.batch_ends, c.stored, c.low, c.alpha)):
         raise ValueError("a file of tiles codes nothing itself")
     for (_, _, height, width), tile in zip(rectangles, c.tiles, strict=True):
@@ -882,6 +890,8 @@ def _check_body(c: Container) -> None:
         raise ValueError("low bits that cannot be")
     if c.code and (c.side_info or c.stored is not None or c.random is not None or not codes.suits(c.height, c.width)):
         raise ValueError("a code is for a small picture of the lattice without side information")
+    if c.turned and not c.code:
+        raise ValueError("a picture that is turned names a code")
     lattice = c.side_info or c.calls is not None or c.learning or c.level_crcs
     if c.random is not None and (lattice or c.channels == 1 or c.stored is not None):
         raise ValueError("a random order is for RGB, with nothing that belongs to the lattice order")

@@ -12,7 +12,7 @@ from ardmzip import codec, raster, tiling
 from ardmzip.body import Progress
 from ardmzip.container import Container
 from ardmzip.errors import OptionError
-from ardmzip.image import to_planes
+from ardmzip.image import to_planes, turned, turned_back
 from ardmzip.order import Atom, LatticeOrder
 from ardmzip.predictor import Distribution, LearnedDistribution, Predictor
 from ardmzip.tiling import Rectangle
@@ -125,12 +125,15 @@ def code_lengths(
 ) -> MappingCoder:
     """Map of a model's picture: its container, its planes uint8 [channels, height, width], and what decodes it."""
     side = np.frombuffer(c.side_info, np.int8) if c.side_info else None
+    turn = 0
     if c.code:
-        side = codec.code_side(codec.DecodingCoder(c.segments, c.order).code(), model)
-    coder = MappingCoder(planes, c.order)
+        code, turn = codec.DecodingCoder(c.segments, c.order).code(c.turned)
+        side = codec.code_side(code, turn, c, model)
+    coder = MappingCoder(turned(planes, turn), c.order)
     plan = codec.Plan(c.order, c.call_starts, c.learning, c.batch_ends)
     with Predictor(model, backend, side) as predictor:
         codec.walk(plan, predictor, coder, progress)
+    coder.bits = turned_back(coder.bits, turn)
     return coder
 
 

@@ -32,6 +32,36 @@ def to_planes(image: Image.Image | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(planes[_CODING_ORDER] if len(planes) == 3 else planes)
 
 
+#: Ways to lay out planes: mirrored, upside down, or both, and then transposed.
+TURNS = 8
+_MIRRORED, _UPSIDE_DOWN, _TRANSPOSED = 1, 2, 4
+
+
+def turned(planes: np.ndarray, turn: int) -> np.ndarray:
+    """Planes [..., height, width] laid out another way; ``turn`` is 0 to TURNS - 1, 0 for as they are.
+
+    >>> turned(np.array([[1, 2], [3, 4]]), _MIRRORED + _TRANSPOSED).tolist()
+    [[2, 4], [1, 3]]
+    """
+    if turn & _MIRRORED:
+        planes = planes[..., ::-1]
+    if turn & _UPSIDE_DOWN:
+        planes = planes[..., ::-1, :]
+    return np.ascontiguousarray(planes.swapaxes(-1, -2) if turn & _TRANSPOSED else planes)
+
+
+def turned_back(planes: np.ndarray, turn: int) -> np.ndarray:
+    """The inverse of ``turned``."""
+    if turn & _TRANSPOSED:
+        planes = planes.swapaxes(-1, -2)
+    return turned(planes, turn & ~_TRANSPOSED)
+
+
+def turns(height: int, width: int) -> int:
+    """How many of the ways keep the size of planes: they are the first ones."""
+    return TURNS if height == width else _TRANSPOSED
+
+
 def interleaved(planes: np.ndarray) -> np.ndarray:
     """uint8 [height, width, 3] RGB or [height, width]: the raster of planes in coding order."""
     if len(planes) == 1:

@@ -21,6 +21,7 @@ from ardmzip.codes import NO_CODE
 from ardmzip.codes import inputs as code_inputs
 from ardmzip.container import Container
 from ardmzip.errors import FormatError
+from ardmzip.image import turned_back
 from ardmzip.model import Model
 from ardmzip.network import Backend
 from ardmzip.order import Atom, LatticeOrder
@@ -46,29 +47,29 @@ class Coder(Protocol):
 class _EncodingCoder:
     """Looks the values up in the images, and notes their intervals."""
 
-    def __init__(self, planes: np.ndarray, order: LatticeOrder, coded: bool) -> None:
-        """coded: whether the streams begin with numbers of codes."""
+    def __init__(self, planes: np.ndarray, order: LatticeOrder, extra: int) -> None:
+        """extra: symbols of each image before its pixels."""
         self._planes, self._order = planes, order
         #: Intervals of the symbols of each image, in coding order.
-        self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size + 2 * coded), np.uint32)
+        self.start, self.width = np.empty((2, len(planes), 2 * planes[0].size + extra), np.uint32)
         #: Where those of each atom begin.
         self.places: dict[Atom, int] = {}
         self._done = 0
 
     def codes(self, numbers: np.ndarray) -> None:
         """Begin each stream with the number of a code, int64 [images]."""
-        self._note_bytes(numbers.astype(np.uint8)[:, None])
+        self._note_flat(np.column_stack([numbers >> 4, numbers & 15]))
 
     def base(self, channels: int) -> np.ndarray:
         py, px = self._order.phase
         values = self._planes[:, :, py, px]
-        self._note_bytes(values)
+        self._note_flat(np.concatenate([values >> 4, values & 15], axis=1))
         return values
 
-    def _note_bytes(self, values: np.ndarray) -> None:
-        width = mixture.TOTAL // 16
-        nibbles = np.concatenate([values >> 4, values & 15], axis=1).astype(np.uint32)
-        self._note(nibbles * np.uint32(width), np.full_like(nibbles, width))
+    def _note_flat(self, nibbles: np.ndarray) -> None:
+        """uint8 [images, n]."""
+        nibbles, width = nibbles.astype(np.uint32), np.uint32(mixture.TOTAL // 16)
+        self._note(nibbles * width, np.full_like(nibbles, width))
 
     def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
         py, px = (0, 0) if atom.level == 0 else self._order.phase
@@ -107,14 +108,19 @@ class _DecodingCoder:
     def __init__(self, streams: Sequence[np.ndarray]) -> None:
         self._decoder = rans.StackedDecoder(streams)
 
-    def codes(self) -> np.ndarray:
-        """The numbers of codes with which the streams begin: uint8 [images]."""
-        return self.base(1)[:, 0]
+    def codes(self, turned: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of codes with which the streams begin, and how the pictures are laid out: int64 [images] each."""
+        high, low = self._pop_flat(2).T
+        return 16 * high + low, self._pop_flat(1)[:, 0] if turned else np.zeros_like(high)
 
     def base(self, channels: int) -> np.ndarray:
-        images = self._decoder.images
-        nibbles = self._decoder.pop(np.tile(rans.FLAT_ROW, (2 * channels * images, 1))).reshape(images, 2, channels)
-        return (nibbles[:, 0] << 4 | nibbles[:, 1]).astype(np.uint8)
+        nibbles = self._pop_flat(2 * channels)
+        return (nibbles[:, :channels] << 4 | nibbles[:, channels:]).astype(np.uint8)
+
+    def _pop_flat(self, count: int) -> np.ndarray:
+        """int64 [images, count]."""
+        nibbles = self._decoder.pop(np.tile(rans.FLAT_ROW, (count * self._decoder.images, 1)))
+        return nibbles.reshape(-1, count).astype(np.int64)
 
     def batch(self, atom: Atom, distribution: Distribution) -> np.ndarray:
         high = self._decoder.pop(distribution.rows())
@@ -176,7 +182,7 @@ def encode_estimated(
     if not suits(height, width):
         raise ValueError(f"images of {width} x {height} pixels are not small")
     order = LatticeOrder(height, width, channels, phase)
-    coder = _EncodingCoder(planes, order, codes is not None)
+    coder = _EncodingCoder(planes, order, 0 if codes is None else 2)
     side = None
     if codes is not None:
         coder.codes(codes)
@@ -204,6 +210,7 @@ class Kind:
     phase: tuple[int, int]
     model_id: bytes
     code: bool
+    turned: bool
     calls: tuple[int, ...] | None
 
     @property
@@ -218,7 +225,7 @@ def kind(c: Container) -> Kind | None:
         return None
     if len(c.segments) != 1 or not suits(c.height, c.width):
         return None
-    return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.code, c.calls)
+    return Kind(c.height, c.width, c.channels, c.phase, c.model_id, c.code, c.turned, c.calls)
 
 
 def decode(
@@ -232,18 +239,25 @@ def decode(
     if common is None or any(kind(c) != common for c in containers):
         raise ValueError("these images cannot be decoded together")
     coder = _DecodingCoder([c.segments[0] for c in containers])
-    side, unknown = None, np.zeros(len(containers), bool)
+    side, turns = None, np.zeros(len(containers), np.int64)
+    wrong: list[FormatError | None] = [None] * len(containers)
     if common.code:
-        codes = coder.codes().astype(np.int64)
-        unknown = codes >= len(model.codes)
-        side = code_inputs(np.where(unknown, NO_CODE, codes), model)
+        codes, turns = coder.codes(common.turned)
+        for i, c in enumerate(containers):
+            try:
+                codec.code_side(int(codes[i]), int(turns[i]), c, model)
+            except FormatError as error:
+                wrong[i], codes[i] = error, NO_CODE
+        side = code_inputs(codes, model)
     with Predictor(model, backend, side, chunk) as predictor:
         planes = _walk(common.order, containers[0].call_starts, len(containers), predictor, coder)
     found: list[np.ndarray | FormatError] = []
-    for c, own, ends, lost in zip(containers, planes, coder.ends(), unknown, strict=True):
-        if lost:
-            found.append(FormatError(f"damaged: a code that model {model.name} does not have"))
-        elif not ends:
+    for c, coded, turn, ends, problem in zip(containers, planes, turns.tolist(), coder.ends(), wrong, strict=True):
+        if problem is not None:
+            found.append(problem)
+            continue
+        own = turned_back(coded, turn)
+        if not ends:
             found.append(FormatError("damaged: the coded data does not end where the image does"))
         elif not c.agrees(codec.pixel_checksum(own)):
             found.append(FormatError("the decoded pixels do not match the file's checksum"))

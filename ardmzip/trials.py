@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: Tiles that are looked at, if there are more.
 TILES = 4
-PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class _Trials:
@@ -40,7 +39,7 @@ class _Trials:
         self._samples, self._described, self._tile, self._forced = samples, described, tile, forced
         self.progress = progress
         self.best = raster.encode(samples, described, encoder, tile, next(progress), forced)
-        self.phase, self.changes = encoder.phase, Changes()
+        self.phase, self.turn, self.changes = encoder.phase, encoder.turn, Changes()
         self.side: np.ndarray | None = None
         self._unchanged = self._size(self.best)
 
@@ -58,18 +57,19 @@ class _Trials:
         return len(pack(replace(coded, format=None if self._described.is_plain else self._described)))
 
     def attempt(
-        self, *, phase: tuple[int, int] | None = None, tried: Changes | None = None, side: np.ndarray | None = None
-    ) -> bool:
-        """Code in a phase, with changes and with side information, or those of the best file; whether the file is
+        self, *, phase: tuple[int, int] | None = None, turn: int | None = None, tried: Changes | None = None,
+        side: np.ndarray | None = None,
+    ) -> bool:  # fmt: skip
+        """Code in a phase, turned, with changes and with side information, or as the best file; whether the file is
         smaller."""
         from ardmzip import changes
 
-        phase = self.phase if phase is None else phase
+        phase, turn = self.phase if phase is None else phase, self.turn if turn is None else turn
         tried, side = self.changes if tried is None else tried, self.side if side is None else side
 
         model, report = self.encoder.loaded()[0], next(self.progress)
         try:
-            encoder = self.encoder.with_model(changes.apply(tried, model), side)
+            encoder = self.encoder.with_model(changes.apply(tried, model), side, turn)
         except FormatError:  # sums would leave 32 bits
             return False
         coded = raster.encode(self._samples, self._described, encoder, self._tile, report, self._forced, phase)
@@ -83,7 +83,7 @@ class _Trials:
             self._unchanged = min(size, self._unchanged)
         if self._size(coded) >= self._size(self.best):
             return False
-        self.best, self.phase, self.changes, self.side = coded, phase, tried, side
+        self.best, self.phase, self.turn, self.changes, self.side = coded, phase, turn, tried, side
         if self.encoder.gains is not None:
             self.encoder.gains[:] = encoder.gains or []
         return True
@@ -96,9 +96,9 @@ def encode(
     """raster.encode, and then all that an effort tries."""
     height, width = samples.shape[:2]
     if height * width < effort.least:
-        effort = Effort(each_phase=effort.each_phase)
+        effort = Effort(views=effort.views)
     if not codes.suits(height, width):
-        effort = replace(effort, each_phase=False)
+        effort = replace(effort, views=False)
     trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     lattice = all(part.random is None for part in trials.best.parts)
     if trials.best.uses_model and lattice and described.depth >= 8:
@@ -109,11 +109,14 @@ def encode(
 
 
 def _try(trials: _Trials, effort: Effort) -> None:
-    if effort.each_phase:
-        first = trials.phase
-        for phase in PHASES:
-            if phase != first:
-                trials.attempt(phase=phase)
+    if effort.views:
+        from ardmzip import choice
+
+        if any(part.code for part in trials.best.parts):
+            phase, turn = choice.best_view(trials.parts[0], *trials.encoder.loaded(), trials.encoder.search)
+            trials.attempt(phase=phase, turn=turn)
+        else:
+            next(trials.progress)
     elif effort.phases:
         from ardmzip import choice
 
@@ -163,8 +166,8 @@ def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | No
     """The progress of each stage. Another phase is seldom coded in: it counts little."""
     stages = (
         [1.0]
-        + [1.0] * (3 * effort.each_phase)
-        + [0.2] * (bool(effort.phases) and not effort.each_phase)
+        + [1.0] * effort.views
+        + [0.2] * (bool(effort.phases) and not effort.views)
         + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
     )
     done = 0.0

@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         help="ardmzip's model, a name or a file; not auto by default,"
         " as general coders notice that a mosaic of few photographs repeats itself",
     )
+    names = ["compress", "compress --no-verify", "decompress"]
+    parser.add_argument("--commands", nargs="+", choices=names, default=names, help="some, one that compresses first")
     args = parser.parse_args(argv)
     height = max(1, round((args.megapixels * 1e6 * 3 / 4) ** 0.5))
     width = max(1, round(args.megapixels * 1e6 / height))
@@ -120,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
                 "compress --no-verify": ["compress", "-qf", "--no-verify", *options, str(image), "-o", str(packed)],
                 "decompress": ["decompress", "-q", *options, str(packed), "-o", str(restored)],
             }.items():
+                if name not in args.commands:
+                    continue
                 print(f"ardmzip {name} ...", file=sys.stderr)
                 runs[name] = measured(CLI + command)
         except subprocess.CalledProcessError as error:

@@ -382,11 +382,16 @@ def decode(container, tensors: dict[str, np.ndarray], level: int = 0, least: int
     if height * width > 1:
         levels = max(1, int(np.ceil(np.log2(max(height - py, width - px)))))
     stream = Streams(container.segments)
+    turn = 0
     flat = [s << 20 for s in range(17)]
     if container.code:
         number = 16 * stream.symbol(flat) + stream.symbol(flat)
         stream.end_batch()
         side = tensors["side.codes"].astype(int)[number].tolist()
+        if container.turned:
+            turn = stream.symbol(flat)
+            assert 0 < turn < (8 if container.height == container.width else 4)
+            stream.end_batch()
     channels = range(container.channels)
     high = [stream.symbol(flat) for _ in channels]
     known = {(py, px, c): 16 * high[c] + stream.symbol(flat) for c in channels}  # (y, x, channel) in the image
@@ -453,4 +458,10 @@ def decode(container, tensors: dict[str, np.ndarray], level: int = 0, least: int
     planes = np.zeros((container.channels, height, width), np.uint8)
     for (y, x, c), value in known.items():
         planes[c, y, x] = value
+    if turn & 4:
+        planes = planes.transpose(0, 2, 1)
+    if turn & 2:
+        planes = planes[:, ::-1]
+    if turn & 1:
+        planes = planes[:, :, ::-1]
     return planes[:, py :: 2**level, px :: 2**level] if level else planes

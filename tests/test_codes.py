@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,9 @@ import ardmzip
 from ardmzip import choice, codec, codes, lockstep, model, network, sideinfo
 from ardmzip.body import Encoder
 from ardmzip.codes import NO_CODE, Keys
-from ardmzip.container import pack, pack_body, unpack
+from ardmzip.container import is_short, pack, pack_body, unpack
 from ardmzip.errors import FormatError, ModelError
+from ardmzip.image import turned, turned_back
 from ardmzip.model import Model
 
 
@@ -74,6 +76,40 @@ def test_together_as_one_by_one_on_every_back_end(coded, cpu, kind):
     assert all(map(np.array_equal, lockstep.decode(together, coded, backend), planes))
 
 
+@pytest.mark.parametrize("turn", range(1, 8))
+def test_turned(coded, cpu, turn):
+    planes = images(2, 3, 9, 9 if turn > 3 else 12)[1]
+    file = codec.encode(planes, coded, cpu, learn=turn == 2, code=3, turn=turn)
+    as_it_is = codec.encode(turned(planes, turn), coded, cpu, learn=turn == 2, code=3)
+    assert len(pack(file)) <= len(pack(as_it_is)) + 4
+    file = unpack(pack(file))
+    assert (file.turned, file.height, file.width) == (True, *planes.shape[1:])
+    assert np.array_equal(codec.decode(file, coded, cpu), planes)
+    assert np.array_equal(turned_back(turned(planes, turn), turn), planes)
+    assert np.array_equal(plain_decoder.decode(file, coded.tensors), planes)
+    if turn != 2:
+        assert np.array_equal(lockstep.decode([file] * 2, coded, cpu)[1], planes)
+
+
+def test_turns_that_cannot_be(coded, cpu):
+    planes = images(1, 3, 9, 12)[0]
+    square = codec.encode(images(1, 3, 9, 9)[0], coded, cpu, learn=False, code=0, turn=4)
+    with pytest.raises(FormatError, match="turned in way 4"):
+        codec.decode(replace(square, width=12), coded, cpu)
+    (problem,) = lockstep.decode([replace(square, width=12)], coded, cpu)
+    assert isinstance(problem, FormatError)
+    none = codec.encode(planes, coded, cpu, learn=False)
+    with pytest.raises(ValueError, match="names a code"):
+        pack(replace(none, turned=True))
+    for file in (pack(none), pack(replace(none, metadata=b""))):
+        forged = bytearray(file)
+        forged[3 if is_short(file) else 5] |= 64
+        if not is_short(file):
+            forged[-4:] = zlib.crc32(forged[:-4]).to_bytes(4, "little")
+        with pytest.raises(FormatError, match="names no code"):
+            unpack(bytes(forged))
+
+
 def test_codes_that_pay_are_chosen(coded, cpu):
     planes = images(4, 3, 24, 20)
     chosen = choice.best_codes(planes, coded, cpu)
@@ -111,14 +147,14 @@ def test_files(coded, tmp_path):
 def test_higher_efforts_search_more(coded, tmp_path):
     path = tmp_path / "coded.safetensors"
     save(coded, path)
-    phases = set()
+    views = set()
     for planes in images(4, 3, 24, 20):
         samples = np.ascontiguousarray(planes.transpose(1, 2, 0))
         quick, slow = (ardmzip.compress(samples, model=path, device="cpu", effort=effort) for effort in (0, 4))
         assert len(slow) <= len(quick)
         assert np.array_equal(ardmzip.decompress(slow, model=path, device="cpu"), samples)
-        phases.add(unpack(slow).phase)
-    assert len(phases) > 1
+        views.add((unpack(slow).phase, unpack(slow).turned))
+    assert len(views) > 1
 
 
 def test_unknown_numbers(coded, photo, cpu):
