@@ -307,7 +307,7 @@ def fitting_model(identity: bytes, name: str | Path | None, brought: Sequence[by
     if found is not None:
         return found
     loaded = models.find(identity) if name is None else models.load(name)
-    if loaded.id != identity:
+    if not loaded.id.startswith(identity):
         raise ModelError(f"the file needs model {identity.hex()}, not {loaded.name} ({loaded.id.hex()})")
     return loaded
 

@@ -28,8 +28,8 @@ VERSION = 1
 #: Of the short form, in which a header and a stream are all: it stands for magic and version.
 SHORT_MAGIC = b"\x9aAs"
 MAX_PIXELS = 2**30
-#: Bytes of a model's SHA-256 that name it.
-MODEL_ID_BYTES = 4
+#: Bytes of a model's SHA-256 that name it; in the short form.
+MODEL_ID_BYTES, SHORT_ID_BYTES = 4, 2
 #: In place of a model's id, where nothing is coded by a model.
 NO_MODEL = bytes(MODEL_ID_BYTES)
 MAX_SIDE_INFO = 255
@@ -140,7 +140,7 @@ class Container:
     low: LowBits | None = None
     #: The body of the alpha or padding samples, unless they are stored with the colours.
     alpha: Container | None = None
-    #: Whether it has the short form, and so only the bits SHORT_CRC of ``pixel_crc``.
+    #: Whether it has the short form, and so only the bits SHORT_CRC of ``pixel_crc``, and two bytes of ``model_id``.
     short: bool = False
     #: None means plain 8-bit gray or RGB.
     format: PixelFormat | None = None
@@ -241,19 +241,20 @@ def pack(c: Container) -> bytes:
     >>> words = np.full(40, 2**31, dtype=np.uint32)
     >>> file = pack(Container(32, 32, 3, (0, 0), b"\\1\\2\\3\\4", b"", None, (words,), pixel_crc=0))
     >>> len(file) - words.nbytes
-    13
+    11
     >>> unpack(file).segments[0].tolist() == words.tolist()
     True
     """
     _check_file(c)
-    parts = [bytes([_flags(c)]), varint(c.width), varint(c.height), c.model_id]
+    parts = [bytes([_flags(c)]), varint(c.width), varint(c.height)]
     if _fits_short(c):
         assert c.pixel_crc is not None
-        body = b"".join([SHORT_MAGIC, *parts, c.segments[0].astype("<u4").tobytes().rstrip(b"\0")])
+        stream = c.segments[0].astype("<u4").tobytes().rstrip(b"\0")
+        body = b"".join([SHORT_MAGIC, *parts, c.model_id[:SHORT_ID_BYTES], stream])
         return body + short_checksum(body, c.pixel_crc)
     if c.short:
-        raise ValueError("the checksum of the short form is too short for the other one")
-    parts = [MAGIC, bytes([VERSION]), *parts]
+        raise ValueError("what the short form has of model id and checksum is not enough for the other one")
+    parts = [MAGIC, bytes([VERSION]), *parts, c.model_id]
     if c.format is not None:
         parts += _chunk(FORMAT, c.format.to_bytes())
     if c.metadata is not None:
@@ -305,7 +306,7 @@ def outline(file: bytes | memoryview | Source) -> tuple[int, list[tuple[int, int
     reader.byte()
     reader.size("width")
     reader.size("height")
-    reader.take(MODEL_ID_BYTES)
+    reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES)
     first = reader.at
     chunks: list[tuple[int, int]] = []
     while not short and (kind := reader.byte()) != _END:
@@ -431,7 +432,7 @@ def _read_header(reader: Reader, max_pixels: int) -> _Header:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
     _check_phase(flags, width, height)
-    return _Header(short, flags, width, height, bytes(reader.take(MODEL_ID_BYTES)))
+    return _Header(short, flags, width, height, bytes(reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES)))
 
 
 @dataclass(frozen=True)
@@ -824,7 +825,7 @@ def _check_file(c: Container) -> None:
         raise ValueError("a part of a file is no file")
     if max(c.width, c.height) >= LIMIT:
         raise ValueError(f"an image of {c.width} x {c.height} pixels is too large")
-    if len(c.model_id) != MODEL_ID_BYTES:
+    if len(c.model_id) != (SHORT_ID_BYTES if c.short else MODEL_ID_BYTES):
         raise ValueError(f"a model id has {MODEL_ID_BYTES} bytes, not {len(c.model_id)}")
     if not c.uses_model and c.model_id != NO_MODEL:
         raise ValueError("a file that uses no model names none")

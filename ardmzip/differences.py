@@ -257,7 +257,7 @@ def find(payloads: Sequence[bytes], identity: bytes, name: str | Path | None = N
 
     for payload in payloads:
         first, result = ids(payload)
-        if result == identity:
+        if result.startswith(identity):
             base = model.find(first) if name is None else model.load(name)
             if base.id != first:
                 raise ModelError(f"the archive needs model {first.hex()}, not {base.name} ({base.id.hex()})")

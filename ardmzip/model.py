@@ -308,11 +308,20 @@ def _path(name: str | Path) -> Path:
     raise ModelError(f"unknown model: {name} (available: {', '.join(models) or 'none'})")
 
 
+def named(identity: bytes) -> list[str]:
+    """Names of the available models whose id begins so."""
+    return [name for whole, name in names_by_id().items() if whole.startswith(identity)]
+
+
 def find(identity: bytes) -> Model:
-    """The available model with this id; raises ModelError."""
-    name = names_by_id().get(identity)
-    if name is not None:
-        return load(name)
+    """The available model whose id begins so, which files in the short form do not tell whole; raises ModelError."""
+    names = named(identity)
+    if len(names) > 1:
+        raise ModelError(
+            f"the file needs model {identity.hex()}, as {' and '.join(names)} are called: name one of them"
+        )
+    if names:
+        return load(names[0])
     raise ModelError(f"the file needs model {identity.hex()}, which is not installed")
 
 

@@ -76,7 +76,7 @@ def test_candidates(monkeypatch):
 def test_the_library_takes_the_best(photo, worse, monkeypatch):
     pixels = picture(40, 30, 1)[0] + np.random.default_rng(0).integers(0, 9, (40, 30), np.uint8)
     monkeypatch.setattr(choice, "candidates", lambda *_: [worse, photo])
-    assert unpack(ardmzip.compress(pixels)).model_id == photo.id
+    assert photo.id.startswith(unpack(ardmzip.compress(pixels)).model_id)
     assert ardmzip.compress(pixels) == ardmzip.compress(pixels, model="photo")
 
 

@@ -350,11 +350,11 @@ def test_info_adds_up(packed):
 
 def test_info_of_an_unknown_model_and_of_a_bad_file(folder):
     c = unpack((folder / "rgb.ardm").read_bytes())
-    (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
-    (folder / "cut.ardm").write_bytes(pack(replaced(c, short=False, metadata=b"\1\1x"))[:-1])
+    (folder / "other.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2")))
+    (folder / "cut.ardm").write_bytes(pack(replaced(c, short=False, model_id=bytes(4), metadata=b"\1\1x"))[:-1])
     done = run("info", "other.ardm", "cut.ardm", "rgb.png", "--continue-on-error", cwd=folder)
     assert done.returncode == 1
-    assert b"not installed (01020304)" in done.stdout
+    assert b"not installed (0102)" in done.stdout
     assert done.stderr == [
         "ardmzip: cut.ardm: damaged or truncated: file checksum does not match",
         "ardmzip: rgb.png: not an .ardm file: wrong magic",
@@ -395,13 +395,13 @@ def test_files_that_are_well_formed_but_wrong(folder, packed):
     c = unpack(good)
     words = c.segments[0].copy()
     words[len(words) // 2] ^= 1
-    long = pack(replaced(c, short=False, metadata=b"\1\1x"))
+    long = pack(replaced(c, short=False, model_id=bytes(4), metadata=b"\1\1x"))
     (folder / "version.ardm").write_bytes(with_checksum(long[:4] + b"\2" + long[5:-4]))
     (folder / "flags.ardm").write_bytes(with_checksum(long[:5] + b"\x80" + long[6:-4]))
-    (folder / "model.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2\3\4")))
+    (folder / "model.ardm").write_bytes(pack(replaced(c, model_id=b"\1\2")))
     (folder / "crc.ardm").write_bytes(pack(replaced(c, pixel_crc=c.pixel_crc ^ 1)))
     (folder / "size.ardm").write_bytes(pack(replaced(c, width=c.width + 2)))
-    (folder / "side.ardm").write_bytes(pack(replaced(c, short=False, side_info=b"123")))
+    (folder / "side.ardm").write_bytes(pack(replaced(c, short=False, model_id=c.model_id + b"xx", side_info=b"123")))
     (folder / "word.ardm").write_bytes(pack(replaced(c, segments=(words,))))
     (folder / "short.ardm").write_bytes(pack(replaced(c, segments=(words[: len(words) // 2],))))
     (folder / "none.ardm").write_bytes(pack(replaced(c, segments=(words[:0],))))
@@ -414,7 +414,7 @@ def test_files_that_are_well_formed_but_wrong(folder, packed):
     assert len(done.stderr) == len(names)
     assert "unknown .ardm version 2" in lines["version.ardm"]
     assert "newer ardmzip" in lines["flags.ardm"]
-    assert "01020304" in lines["model.ardm"]
+    assert "model 0102," in lines["model.ardm"]
     assert listing(folder) == before
 
 

@@ -59,7 +59,7 @@ def test_round_trip(check_codec, photo, cpu, planes, learn):
     assert container.learning == (learn and container.order.sizes().max(initial=0) >= 64)
     assert container.batch_ends is None
     assert (container.channels, container.height, container.width) == planes.shape
-    assert container.model_id == photo.id
+    assert photo.id.startswith(container.model_id)
     assert container.calls is None
     assert container.side_info == b""
     assert len(container.segments) == 1
@@ -413,7 +413,7 @@ def test_library_errors(picture, encoded, monkeypatch):
             ardmzip.compress(pixels, steps=steps)
     with pytest.raises(ModelError, match="unknown model"):
         ardmzip.compress(pixels, model="nonesuch")
-    with pytest.raises(ModelError, match="01020304, which is not installed"):
+    with pytest.raises(ModelError, match="0102, which is not installed"):
         ardmzip.decompress(pack(replace(encoded, model_id=b"\1\2\3\4")))
     file = bytearray(ardmzip.compress(pixels))
     for position in range(len(file)):

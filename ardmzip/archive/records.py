@@ -18,6 +18,7 @@ from ardmzip.container import (
     SCHEDULE,
     SHORT_CRC,
     SHORT_CRC_BYTES,
+    SHORT_ID_BYTES,
     SHORT_MAGIC,
     STREAM,
     is_short,
@@ -92,7 +93,7 @@ def join(record: Record) -> bytes:
 def shape(template: bytes) -> tuple[int, int, int]:
     """Height and width of the images of a template, and the samples of a pixel.
 
-    >>> shape(bytes([SHORT, 0, 32, 16]) + bytes(4))
+    >>> shape(bytes([SHORT, 0, 32, 16, 0, 0]))
     (16, 32, 3)
     """
     height, width, _, described = _parsed(template)
@@ -102,7 +103,7 @@ def shape(template: bytes) -> tuple[int, int, int]:
 def crc_mask(template: bytes) -> int:
     """The bits of the checksum of pixels that the images of a template have.
 
-    >>> hex(crc_mask(bytes([SHORT, 0, 32, 16]) + bytes(4)))
+    >>> hex(crc_mask(bytes([SHORT, 0, 32, 16, 0, 0])))
     '0xffffff'
     """
     return SHORT_CRC if template[0] == SHORT else 2**32 - 1
@@ -115,7 +116,7 @@ def raw_bytes(template: bytes) -> int:
 
 
 def model_id(template: bytes) -> bytes:
-    """The model of the images of a template; NO_MODEL for none."""
+    """The model of the images of a template, as far as it tells; NO_MODEL for none."""
     return _parsed(template)[2]
 
 
@@ -125,7 +126,7 @@ def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
     reader = Reader(memoryview(template)[1 if template[0] == SHORT else 2 :])
     flags = reader.byte()
     width, height = reader.size("width"), reader.size("height")
-    identity = bytes(reader.take(MODEL_ID_BYTES))
+    identity = bytes(reader.take(SHORT_ID_BYTES if template[0] == SHORT else MODEL_ID_BYTES))
     described = PixelFormat("gray" if flags & GRAY else "RGB")
     if reader.left() and reader.byte() == FORMAT:
         described = PixelFormat.from_bytes(reader.take(reader.varint("chunk length")))

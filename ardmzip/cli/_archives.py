@@ -84,7 +84,6 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
     from ardmzip import differences
     from ardmzip.archive import records
     from ardmzip.archive.reader import Archive
-    from ardmzip.container import NO_MODEL
 
     with Archive(path) as archive:
         brought = {result: base for base, result in map(differences.ids, archive.differences)}
@@ -102,7 +101,7 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
             if entry.label is not None:
                 labels[str(entry.label)] += 1
             identity = records.model_id(entry.template)
-            models["none" if identity == NO_MODEL else identity.hex()] += 1
+            models[_model(identity, brought)] += 1
         total = archive.total_bytes
         return {
             "input": label,
@@ -112,7 +111,7 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
             "raw_bytes": samples,
             "bits_per_subpixel": round(8 * total / subpixels, 6) if subpixels else 0.0,
             "sizes": dict(sizes.most_common()),
-            "models": {_model(name, brought): count for name, count in models.most_common()},
+            "models": dict(models.most_common()),
             "labels": dict(labels.most_common()),
             "with_metadata": described,
             "blocks": len(archive.blocks),
@@ -125,13 +124,11 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
         }
 
 
-def _model(name: str, brought: dict[bytes, bytes]) -> str:
-    """What codes images. name: the id of a model, or none. brought: of the models that the archive brings with it, by
-    their ids, those that they were made of."""
-    if name == "none":
-        return "general coders"
-    base = brought.get(bytes.fromhex(name))
-    return f"{common.model_name(base)}, fitted" if base is not None else common.model_name(bytes.fromhex(name)) or name
+def _model(identity: bytes, brought: dict[bytes, bytes]) -> str:
+    """What codes images. identity: what their files tell of the model's id. brought: of the models that the archive
+    brings with it, by their ids, those that they were made of."""
+    base = next((base for result, base in brought.items() if result.startswith(identity)), None)
+    return common.model_name(identity) or "general coders" if base is None else f"{common.model_name(base)}, fitted"
 
 
 def fitted(fit: dict[str, Any]) -> str:

@@ -260,7 +260,7 @@ def model_name(identity: bytes) -> str | None:
 
     if identity == NO_MODEL:
         return None
-    return model.names_by_id().get(identity, identity.hex())
+    return next(iter(model.named(identity)), identity.hex())
 
 
 def backend_name(device: str, backend: str) -> str:

@@ -91,7 +91,7 @@ def test_held_out_images_and_the_archive_become_smaller(fitted, archive_path, tm
 def test_all_ways_to_read_it(archive_path, fitted):
     archive = Archive(archive_path)
     identity = differences.ids(fitted[1])[1]
-    assert all(records.model_id(entry.template) == identity for entry in archive.entries())
+    assert all(identity.startswith(records.model_id(entry.template)) for entry in archive.entries())
     assert archive.differences == (fitted[1],)
     assert all_there(archive)
     assert np.array_equal(archive.array("007.png"), picture(7).array())
@@ -220,7 +220,8 @@ def test_all_kinds_of_images_are_coded_and_verified_by_it(tmp_path, options):
     with Writer.create(path, packing.settings(options), differences=(payload,)) as writer:
         packing.pack(items, writer, options)
     archive = Archive(path)
-    assert {records.model_id(entry.template) for entry in archive.entries()} == {differences.ids(payload)[1]}
+    identity = differences.ids(payload)[1]
+    assert all(identity.startswith(records.model_id(entry.template)) for entry in archive.entries())
     assert all(map(np.array_equal, archive.arrays(range(len(arrays))), arrays))
     # the encoder may choose among models: what comes out stands for the one that it begins with
     assert differences.instead(base, [payload]).id == differences.ids(payload)[1]

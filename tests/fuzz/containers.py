@@ -334,8 +334,8 @@ def take_apart(data: bytes) -> Parts:
     if short:
         body = unchecked(data)
         crc = int.from_bytes(data[len(body) :], "little") ^ zlib.crc32(body)
-        stream = [(STREAM, body[at + 4 :])]
-        return Parts(data[start], stream, b"", crc, width, height, data[at : at + 4], True)
+        stream = [(STREAM, body[at + 2 :])]
+        return Parts(data[start], stream, b"", crc, width, height, data[at : at + 2], True)
     chunks, end = take_chunks(data, at + 4)
     crc = int.from_bytes(data[end : end + 4], "little")
     return Parts(data[start], chunks, b"", crc, width, height, data[at : at + 4])
@@ -470,7 +470,7 @@ def change_changes(p: Parts, rng: random.Random) -> None:
         index = sum(kind in (0x88, 0x05, 0x8B) for kind, _ in p.chunks[:3])
         p.chunks.insert(index, (CHANGES, b""))
         if p.short:  # has no room for them
-            p.short = False
+            p.short, p.model = False, loaded.id
             p.chunks[1:] = [(kind, bytes_of(inner) + bytes(-len(bytes_of(inner)) % 4)) for kind, inner in p.chunks[1:]]
     else:
         with contextlib.suppress(FormatError, IndexError):
