@@ -69,6 +69,12 @@ class Layout:
         return len(self.offsets) if plane < self.channel else self.known
 
     @property
+    def side(self) -> slice:
+        """Which inputs are the side information, if there is any."""
+        end = sum(self.taps(plane) for plane in range(CHANNELS)) + SCALARS
+        return slice(end - SIDE, end)
+
+    @property
     def inputs(self) -> int:
         """Number of inputs, padding included."""
         n = sum(self.taps(plane) for plane in range(CHANNELS)) + SCALARS

@@ -121,7 +121,7 @@ def odd_pictures() -> dict[str, tuple[Picture, dict]]:
 
 def make_archive(path: Path) -> None:
     """An archive of files of tests/golden, with what an archive can have: labels, JSON, a copy, an index amid it."""
-    names = ["photo", "steps", "side", "one", "gray", "learn-side", "learn-steps", "learn-one"]
+    names = ["photo", "steps", "side", "one", "gray", "learn-side", "learn-steps", "learn-one", "learn-photo"]
     with Writer.create(path, {"model": "auto"}) as writer:
         for i, name in enumerate(names[:5]):
             file = (FOLDER / f"{name}.ardm").read_bytes()

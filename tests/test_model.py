@@ -173,6 +173,14 @@ def test_first_folder_wins(folder, photo):
     assert model.load("photo").id == identity
 
 
+def test_ids_that_begin_alike(monkeypatch):
+    monkeypatch.setattr(model, "names_by_id", lambda: {b"\1\2aa": "one", b"\1\2bb": "two", b"\1\3aa": "three"})
+    assert model.named(b"\1\2") == ["one", "two"]
+    assert model.named(b"\1\2bb") == ["two"]
+    with pytest.raises(ModelError, match="0102, which may be one or two: name one of them"):
+        model.find(b"\1\2")
+
+
 def test_unknown(tmp_path):
     with pytest.raises(ModelError, match=r"unknown model: nonesuch \(available: .*photo"):
         model.load("nonesuch")

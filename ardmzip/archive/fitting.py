@@ -12,6 +12,7 @@ import numpy as np
 from ardmzip import api, batches, choice, differences, model, network, raster
 from ardmzip.batches import Options
 from ardmzip.body import share_of
+from ardmzip.container import SHORT_ID_BYTES
 from ardmzip.errors import ArdmError
 from ardmzip.fitting import finetune
 from ardmzip.fitting.pool import Pool
@@ -100,6 +101,8 @@ def fit(
     if not steps:
         return stays, None
     payload = differences.pack(steps, base)
+    if model.named(differences.ids(payload)[1][:SHORT_ID_BYTES]):
+        return stays, None  # files in the short form could not tell these models apart
     tested = _within(sample.held_out, min(CODED_PIXELS, round(CODED_IN_A_SECOND * seconds)))
     plain = replace(options, verify=False)
     before, after = (

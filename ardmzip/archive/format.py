@@ -211,6 +211,9 @@ class Directory:
         crcs[:, 3] = _bytes(_read_column(table, n))
         lengths = (_read_column(table, n) << 8) + low
         names, checksums = _read_names(table, n), crcs.view("<u4").ravel().tolist()
+        known = np.array([records.crc_mask(template) for template in templates or [b"\0"]])
+        if (np.array(checksums) & ~known[kinds]).any():
+            raise FormatError("damaged: a checksum is longer than those of its kind")
         found = Directory(names, templates, kinds.tolist(), lengths.tolist(), checksums)
         found.labels = _read_labels(table, n) if flags & _LABELS else [None] * n
         found.metadata = [None] * n

@@ -175,7 +175,7 @@ class _Trainee:
 
     def bits(self, draw: Draw, numbers: dict[str, Tensor]) -> Tensor:
         """The code length of pixels, [n], by tensors in place of the model's."""
-        from ardmzip.training.net import code_length
+        from ardmzip.likelihood import code_length
 
         prefix = f"expert.{self.expert}"
         x = torch.from_numpy(draw.inputs).float()

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ardmzip import changes, learning, network, streams
+from ardmzip import changes, features, learning, network, streams
 from ardmzip.changes import STEP_MAX, Changes
 from ardmzip.fitting.backward import Trunk
-from ardmzip.fitting.samples import Samples, collect, side_inputs
+from ardmzip.fitting.samples import Samples, collect
 from ardmzip.learning import Head
 from ardmzip.model import Model
 from ardmzip.network import Backend, Layer, exact_arithmetic
@@ -60,7 +60,7 @@ def fit(
     samples = collect(images, model, backend, budget.samples, phase)
     if side is not None:
         for expert, found_samples in samples.items():
-            found_samples.inputs[:, side_inputs(expert)] = side
+            found_samples.inputs[:, features.expert_layout(expert).side] = side
     samples = {expert: s for expert, s in samples.items() if len(s) >= MIN_SAMPLES}
     done, total = 0, sum(map(len, samples.values()))
     found: dict[str, np.ndarray] = {}

@@ -33,13 +33,6 @@ class Samples:
         return len(self.values)
 
 
-def side_inputs(expert: int) -> slice:
-    """Which inputs of an expert are the side information, if there is any."""
-    layout = features.expert_layout(expert)
-    end = sum(layout.taps(plane) for plane in range(features.CHANNELS)) + features.SCALARS
-    return slice(end - features.SIDE, end)
-
-
 def collect(
     images: Sequence[np.ndarray], model: Model, backend: Backend, most: int, phase: tuple[int, int] | None = None
 ) -> dict[int, Samples]:

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ardmzip import codec, network
+from ardmzip import codec, features, network
 from ardmzip.features import SIDE
 from ardmzip.fitting.fit import Coding, Progress
-from ardmzip.fitting.samples import collect, side_inputs
+from ardmzip.fitting.samples import collect
 from ardmzip.model import Model
 from ardmzip.network import exact_arithmetic
 
@@ -39,13 +39,14 @@ def fit_side(
     backend = network.backend("cpu")
     found = collect(images, model, backend, samples, phase)
     codings = {expert: Coding(model, backend, expert, part) for expert, part in found.items()}
-    weights = {e: model.tensors[f"expert.{e}.0.weight"][:, side_inputs(e)].astype(np.float64) for e in codings}
+    places = {e: features.expert_layout(e).side for e in codings}
+    weights = {e: model.tensors[f"expert.{e}.0.weight"][:, places[e]].astype(np.float64) for e in codings}
     shares = {e: 2.0 ** -model.tensors[f"expert.{e}.0.shift"].astype(np.float64) for e in codings}
 
     def evaluate(expert: int, side: np.ndarray) -> tuple[float, np.ndarray]:
         """Bits of all pixels, and in some unit their gradient by the side information."""
         part, coding = found[expert], codings[expert]
-        part.inputs[:, side_inputs(expert)] = side
+        part.inputs[:, places[expert]] = side
         bits, sums = 0.0, np.zeros(len(shares[expert]))
         for more, outputs, slopes in coding.run(len(part)):
             bits += more

@@ -11,7 +11,8 @@ from torch.nn import functional
 from ardmzip import tables
 from ardmzip.ardm.inputs import INPUTS
 from ardmzip.ardm.order import CHANNELS, VALUES, digits
-from ardmzip.training.net import ACTIVATION_MAX, FLOOR, HEAD_MAX, fake_activation, fake_weight
+from ardmzip.likelihood import FLOOR
+from ardmzip.training.net import ACTIVATION_MAX, HEAD_MAX, fake_activation, fake_weight
 
 #: Steps of a stage that share their biases: a stage is cut into so many parts.
 TIMES = 16

@@ -19,8 +19,8 @@ import torch
 
 from ardmzip import features
 from ardmzip.codes import Keys
-from ardmzip.fitting.samples import side_inputs
-from ardmzip.training.net import Network, code_length
+from ardmzip.likelihood import code_length
+from ardmzip.training.net import Network
 
 if TYPE_CHECKING:
     from ardmzip.training.data import Bank
@@ -45,7 +45,7 @@ def fisher_root(net: Network, bank: Bank) -> np.ndarray:
         x = (s.x.float() / 32).requires_grad_()
         bits = code_length(expert(x, False), s.target, s.centre, s.scale)
         (gradient,) = torch.autograd.grad(bits.sum(), x)
-        slopes = gradient[:, side_inputs(number)].double().numpy()
+        slopes = gradient[:, features.expert_layout(number).side].double().numpy()
         fisher += share(number) * slopes.T @ slopes / len(slopes)
     values, vectors = np.linalg.eigh(fisher)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))

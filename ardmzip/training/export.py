@@ -15,13 +15,14 @@ from ardmzip import codec, features, model, network, sideinfo, tables
 from ardmzip.container import pack
 from ardmzip.image import to_planes
 from ardmzip.learning import Gain
+from ardmzip.likelihood import code_length
 from ardmzip.order import Atom
 from ardmzip.schedule import learning_grid
 from ardmzip.training import basis
 from ardmzip.training import net as nets
 from ardmzip.training.data import BANK_LEVELS, Bank, crop_stream
 from ardmzip.training.images import is_sheet, stream_images
-from ardmzip.training.net import Network, code_length
+from ardmzip.training.net import Network
 from ardmzip.training.train import Run, data_split, validate, validation_bank, validation_crops
 
 #: Points of the learning curve: up to half a million pixels, more than the validation images have.

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ardmzip import features, tables
-from ardmzip.fitting.samples import side_inputs
+from ardmzip import features
 
 if TYPE_CHECKING:
     from ardmzip.training.data import Samples
@@ -24,8 +23,6 @@ EXPONENT_MAX = 14
 #: Head weights have 15 bits in units of 2**-11 (two int8 halves), so |w| < 8.
 HEAD_SHIFT = 11
 HEAD_MAX = 8 - 2.0**-HEAD_SHIFT
-#: Share of a uniform floor in every distribution: 256 values at 2**-20 each (mixture.py).
-FLOOR = 2.0**-20
 
 
 def weight_exponent(weight: Tensor) -> Tensor:
@@ -107,24 +104,5 @@ class Network(nn.Module):
         rounded = fake_round(self.codes * 2**INPUT_SHIFT).clamp(-127, 127) / 2**INPUT_SHIFT
         coded = torch.from_numpy(number).to(x.device)
         side = torch.where((coded >= 0)[:, None], rounded[coded.clamp_min(0)], 0)
-        part = side_inputs(expert)
+        part = features.expert_layout(expert).side
         return torch.cat([x[:, : part.start], side, x[:, part.stop :]], 1)
-
-
-def code_length(outputs: Tensor, target: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-    """Bits of each value under its mixture of logistics: float [n].
-
-    outputs: float [n, 3 K]; target: float [n] 0..255; centre: float [n] grey levels; scale: float [n] activity scale.
-    The edge bins take the tails, and every value keeps at least FLOOR, exactly as in the coder (mixture.py).
-    """
-    logit, mean, log_scale = outputs.chunk(3, 1)
-    weight = torch.softmax(logit * math.log(2), 1)
-    log_scale = (log_scale + torch.log2(scale)[:, None]).clamp(tables.SCALE_MIN, tables.SCALE_MAX - 1e-3)
-    inv = torch.exp2(-log_scale)
-    mu = (centre[:, None] + mean * scale[:, None]).clamp(-64, 319)
-    below = torch.sigmoid((target[:, None] - 0.5 - mu) * inv)
-    above = torch.sigmoid((target[:, None] + 0.5 - mu) * inv)
-    below = torch.where(target[:, None] == 0, torch.zeros_like(below), below)
-    above = torch.where(target[:, None] == 255, torch.ones_like(above), above)
-    p = (weight * (above - below)).sum(1)
-    return -torch.log2(p.clamp_min(0) * (1 - 256 * FLOOR) + FLOOR)

@@ -33,11 +33,12 @@ from ardmzip import features, sideinfo
 from ardmzip.codes import Keys
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
+from ardmzip.likelihood import code_length
 from ardmzip.training.augment import random_crop
 from ardmzip.training.codes import assign, cluster, fisher_root
 from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
 from ardmzip.training.images import list_images, split, stream_images
-from ardmzip.training.net import Expert, Network, code_length
+from ardmzip.training.net import Expert, Network
 
 if sys.version_info >= (3, 11):
     import tomllib

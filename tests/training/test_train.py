@@ -19,12 +19,11 @@ from PIL import Image
 from ardmzip import codec, features, mixture, model, network
 from ardmzip.container import pack, unpack
 from ardmzip.errors import ArdmError
-from ardmzip.fitting.samples import side_inputs
+from ardmzip.likelihood import code_length
 from ardmzip.training import ardm
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
 from ardmzip.training.data import CropConfig
-from ardmzip.training.net import code_length
 from ardmzip.training.train import Run, TrainConfig, resume, train, validate, validation_bank, validation_crops
 
 CPU = torch.device("cpu")
@@ -350,5 +349,5 @@ def test_codes(config, tmp_path):
     assert np.array_equal(tensors["side.codes"], rounded.detach().numpy())
     # what the network is told are the integers of the model file
     samples = bank.sample(1, 50, np.random.default_rng(0))
-    told = run.average.inputs(1, samples)[:, side_inputs(1)].detach().numpy() * 32
+    told = run.average.inputs(1, samples)[:, features.expert_layout(1).side].detach().numpy() * 32
     assert np.array_equal(told, tensors["side.codes"][samples.code])
