@@ -124,6 +124,8 @@ def describe_file(label: str, data: bytes, max_pixels: int = MAX_PIXELS) -> dict
         "model_id": c.model_id.hex(),
         "random_order": common.random_order(c) or None,
         "phase": list(c.phase),
+        "code": any(part.code for part in parts),
+        "turned": any(part.turned for part in parts),
         "levels": max(part.order.levels for part in parts),
         "tile": None if c.tile is None else [c.tile[1], c.tile[0]],
         "tiles": len(c.tiles),
@@ -170,7 +172,7 @@ def _lines(v: dict[str, Any]) -> list[str]:
             f"{v['calls']} network calls, {v['random_order']}"
             if v["random_order"]
             else f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
-            f"{common.head(v['learning'], v['batches'])}"
+            f"{common.aside(v['code'], v['turned'])}{common.head(v['learning'], v['batches'])}"
         )
     if v["changes_bytes"]:
         rows["fitted"] = common.fitted(v["changes_bytes"], v["changes_save_bytes"])
