@@ -114,8 +114,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="CIFAR-10 sheet, measured with one file an image (see bench/cifar.py)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="for results (default bench/results)")
     parser.add_argument("--threads", type=int, metavar="N", help="cores for every codec (default: all)")
-    parser.add_argument("--codecs", nargs="+", choices=list(codecs.LABELS), default=list(codecs.LABELS), metavar="NAME",
-                        help=f"some of {', '.join(codecs.LABELS)} (default: all)")  # fmt: skip
+    names = [*codecs.LABELS, *(name for name in codecs.EFFORTS if name not in codecs.LABELS)]
+    parser.add_argument("--codecs", nargs="+", choices=names, default=list(codecs.LABELS), metavar="NAME",
+                        help=f"some of {', '.join(names)} (default: those up to {list(codecs.LABELS)[-1]})")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each set")
     parser.add_argument("--steps-curve", action="store_true",
                         help="also: bits per sub-pixel against 5, 10, 20, 40 network calls and the best")  # fmt: skip

@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="for results (default bench/results)")
     parser.add_argument("--threads", type=int, default=available_threads(), metavar="N", help="cores for every codec")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each set")
-    names = list(codecs.EFFORTS)
+    names = [name for name in codecs.EFFORTS if name != "ardmzip-e4"]
     parser.add_argument("--codecs", nargs="+", choices=names, default=names, metavar="NAME",
-                        help=f"some of {', '.join(codecs.EFFORTS)} (default: all)")  # fmt: skip
+                        help=f"some of {', '.join(names)} (default: all)")  # fmt: skip
     parser.add_argument("--model", default="auto", help="ardmzip's model, a name or a file (default auto)")
     args = parser.parse_args(argv)
     args.device = "cpu"

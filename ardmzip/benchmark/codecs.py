@@ -47,8 +47,8 @@ LABELS = {
     "jxl-e9": "JPEG XL e9",
 }
 
-#: The same of bench.effort.
-EFFORTS = {f"ardmzip-e{effort}": f"ardmzip --effort {effort}" for effort in (0, 3, 6, 9)} | {
+#: The same of efforts; 4 is for small images.
+EFFORTS = {f"ardmzip-e{effort}": f"ardmzip --effort {effort}" for effort in (0, 3, 4, 6, 9)} | {
     "jxl-e7": LABELS["jxl-e7"],
     "jxl-e9": LABELS["jxl-e9"],
     "jxl-e10": "JPEG XL e10",
