@@ -18,7 +18,7 @@ from ardmzip import stored
 from ardmzip.codes import NO_CODE, QUICK, Search
 from ardmzip.container import NO_MODEL, Container, LowBits, pack_body
 from ardmzip.errors import FormatError, ImageError, OptionError
-from ardmzip.image import interleaved, to_planes, turned
+from ardmzip.image import interleaved, to_planes, turned, turns
 
 if TYPE_CHECKING:
     from ardmzip.learning import Gain
@@ -215,7 +215,7 @@ class Encoder:
         loaded, backend = self.network(planes, stats)
         learn = self._learns(loaded)
         side = self.side if len(planes) == 3 else None
-        turn = 0 if code == NO_CODE else self.turn
+        turn = 0 if code == NO_CODE else self._turn(planes)
         doubtful = learn and (planes.size < TRIAL or self.steps is not None or self.batches is not None)
         found: list[Gain] | None = [] if doubtful or self.gains is not None else None
         coded = codec.encode(
@@ -238,7 +238,13 @@ class Encoder:
         """The code that suits a small image, or NO_CODE."""
         from ardmzip import choice
 
-        return int(choice.best_codes(turned(planes, self.turn)[None], model, backend, self.phase, self.search)[0])
+        return int(
+            choice.best_codes(turned(planes, self._turn(planes))[None], model, backend, self.phase, self.search)[0]
+        )
+
+    def _turn(self, planes: np.ndarray) -> int:
+        """How to lay out a picture: as asked for, where its size allows it, which may be that of a tile."""
+        return self.turn if self.turn < turns(*planes.shape[1:]) else 0
 
     def _learns(self, loaded: Model) -> bool:
         """Whether the heads of a model shall learn: as asked for, or else as the model says."""

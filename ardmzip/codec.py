@@ -398,6 +398,8 @@ def encode(planes: np.ndarray, model: Model, backend: Backend, steps: int | None
     """
     crc = pixel_checksum(planes)
     if turn:
+        if code == NO_CODE or turn >= turns(*planes.shape[1:]):
+            raise ValueError(f"planes of shape {planes.shape} cannot be turned in way {turn}")
         planes = turned(planes, turn)
     channels, height, width = planes.shape
     if height * width > MAX_PIXELS:
@@ -437,8 +439,8 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
            chunk: int = CHUNK, level: int = 0, threads: int | None = None) -> np.ndarray:  # fmt: skip
     """The planes of a container; raises FormatError rather than return a wrong pixel, if it has a checksum.
 
-    level: 0, or one at whose end a stream ends (LatticeOrder.checked_level). Only its pixels are decoded then, which
-    the caller must check, and streams that code finer levels need not be there.
+    level: 0, or one at whose end a stream ends (LatticeOrder.checked_level), which no picture has that is turned. Only
+    its pixels are decoded then, which the caller must check, and streams that code finer levels need not be there.
     """
     order = container.order
     side = None
@@ -458,11 +460,12 @@ def decode(container: Container, model: Model, backend: Backend, progress: Progr
         code, turn = coder.code(container.turned)
         side = code_side(code, turn, container, model)
     with Predictor(model, backend, side, chunk, threads) as predictor:
-        planes = turned_back(walk(plan, predictor, coder, progress, level), turn)
+        planes = walk(plan, predictor, coder, progress, level)
     if level:
         coder.decoder.cut()
         return planes
     coder.decoder.finish()
+    planes = turned_back(planes, turn)
     if not container.agrees(pixel_checksum(planes)):
         raise FormatError("the decoded pixels do not match the file's checksum")
     return planes

@@ -24,7 +24,7 @@ MAX_CODES = 256
 NO_CODE = -1
 #: Pixels of an image that names a code: at most as many as a larger one needs to carry side information of its own,
 #: and sides for which statistics are defined.
-MAX_PIXELS, MIN_SIDE = 1 << 14, 8
+MAX_CODED_PIXELS, MIN_SIDE = 1 << 14, 8
 #: What the number of a code takes in the stream.
 BITS = 8.0
 
@@ -59,7 +59,7 @@ class Keys:
 
 def suits(height: int, width: int) -> bool:
     """Whether an image of a size may name a code."""
-    return min(height, width) >= MIN_SIDE and height * width <= MAX_PIXELS
+    return min(height, width) >= MIN_SIDE and height * width <= MAX_CODED_PIXELS
 
 
 def nearest(planes: np.ndarray, model: Model, count: int) -> np.ndarray:

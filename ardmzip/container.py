@@ -527,7 +527,7 @@ def _tiles(reader: Reader, head: _Head, frame: _Frame, part: Part) -> Container:
     if within.left() or tile[0] % tiling.UNIT or tile[1] % tiling.UNIT:
         raise FormatError(f"tiles of {tile[1]} x {tile[0]} pixels: sides must be multiples of {tiling.UNIT}")
     if frame.flags & (_FLAG_LEARNING | _FLAG_CODE | _FLAG_TURNED):
-        raise FormatError("learning is a matter of each tile")
+        raise FormatError("learning, codes and turns are a matter of each tile")
     top, left, rows, columns = part.region or Rectangle(0, 0, frame.height, frame.width)
     count = tiling.number(top + rows - 1, left + columns - 1, frame.width, tile) + 1
     found: list[Reader] = []
@@ -825,8 +825,9 @@ def _check_file(c: Container) -> None:
         raise ValueError("a part of a file is no file")
     if max(c.width, c.height) >= LIMIT:
         raise ValueError(f"an image of {c.width} x {c.height} pixels is too large")
-    if len(c.model_id) != (SHORT_ID_BYTES if c.short else MODEL_ID_BYTES):
-        raise ValueError(f"a model id has {MODEL_ID_BYTES} bytes, not {len(c.model_id)}")
+    id_bytes = SHORT_ID_BYTES if c.short else MODEL_ID_BYTES
+    if len(c.model_id) != id_bytes:
+        raise ValueError(f"a model id has {id_bytes} bytes, not {len(c.model_id)}")
     if not c.uses_model and c.model_id != NO_MODEL:
         raise ValueError("a file that uses no model names none")
     if c.changes is not None and not c.uses_model:

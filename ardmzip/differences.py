@@ -255,7 +255,10 @@ def find(payloads: Sequence[bytes], identity: bytes, name: str | Path | None = N
     that is not installed. Raises ArdmError."""
     from ardmzip import model
 
-    for payload in payloads:
+    fitting = [payload for payload in payloads if ids(payload)[1].startswith(identity)]
+    if len(fitting) > 1:
+        raise ModelError(f"the archive has {len(fitting)} models that may be {identity.hex()}")
+    for payload in fitting:
         first, result = ids(payload)
         if result.startswith(identity):
             base = model.find(first) if name is None else model.load(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from ardmzip import codec, raster, tiling
+from ardmzip import codec, codes, raster, tiling
 from ardmzip.body import Progress
 from ardmzip.container import Container
 from ardmzip.errors import OptionError
@@ -134,6 +134,8 @@ def code_lengths(
     with Predictor(model, backend, side) as predictor:
         codec.walk(plan, predictor, coder, progress)
     coder.bits = turned_back(coder.bits, turn)
+    if c.code:  # what the stream begins with
+        coder.bits += (codes.BITS + 4 * c.turned) / coder.bits.size
     return coder
 
 

@@ -162,26 +162,25 @@ def batch_size(height: int, width: int) -> int:
 
 
 def encode(
-    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, codes: np.ndarray | None = None,
-    phase: tuple[int, int] = (0, 0),
-) -> list[Container]:  # fmt: skip
+    planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, codes: np.ndarray | None = None
+) -> list[Container]:
     """Code images uint8 [images, channels, height, width] that ``suits`` allows.
 
-    codes: numbers of the model's codes for them, int64 [images]; None for none. phase: of the lattice. The containers
-    are those of codec.encode with ``learn=False``.
+    codes: numbers of the model's codes for them, int64 [images]; None for none. The containers are those of
+    codec.encode with ``learn=False``.
     """
-    return encode_estimated(planes, model, backend, chunk, codes, phase, estimate=False)[0]
+    return encode_estimated(planes, model, backend, chunk, codes, estimate=False)[0]
 
 
 def encode_estimated(
     planes: np.ndarray, model: Model, backend: Backend, chunk: int = CHUNK, codes: np.ndarray | None = None,
-    phase: tuple[int, int] = (0, 0), estimate: bool = True,
+    estimate: bool = True,
 ) -> tuple[list[Container], np.ndarray]:  # fmt: skip
     """``encode``, and what choice.estimated_bytes says of each image, which costs little here: float64 [images]."""
     images, channels, height, width = planes.shape
     if not suits(height, width):
         raise ValueError(f"images of {width} x {height} pixels are not small")
-    order = LatticeOrder(height, width, channels, phase)
+    order = LatticeOrder(height, width, channels)
     coder = _EncodingCoder(planes, order, 0 if codes is None else 2)
     side = None
     if codes is not None:

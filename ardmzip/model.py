@@ -197,12 +197,11 @@ def check_statistics(
     finite = np.isfinite(side_mean).all() and np.isfinite(side_std).all()
     if side_mean.shape != (SIDE,) or side_std.shape != (SIDE,) or not finite or not (side_std > 0).all():
         raise ModelError("its side information statistics are not valid")
-    if codes != (0 if keys is None else len(keys.keys)):
+    if (keys is None) != (codes == 0) or (keys is not None and keys.keys.shape != (codes, SIDE)):
         raise ModelError("its codes and their keys do not match")
     if keys is not None and not (
-        keys.keys.shape == (codes, SIDE) and keys.root.shape == (SIDE, SIDE)
-        and np.isfinite(keys.keys).all() and np.isfinite(keys.root).all()
-    ):  # fmt: skip
+        keys.root.shape == (SIDE, SIDE) and np.isfinite(keys.keys).all() and np.isfinite(keys.root).all()
+    ):
         raise ModelError("its keys are not valid")
 
 
@@ -317,9 +316,7 @@ def find(identity: bytes) -> Model:
     """The available model whose id begins so, which files in the short form do not tell whole; raises ModelError."""
     names = named(identity)
     if len(names) > 1:
-        raise ModelError(
-            f"the file needs model {identity.hex()}, as {' and '.join(names)} are called: name one of them"
-        )
+        raise ModelError(f"the file needs model {identity.hex()}, which may be {' or '.join(names)}: name one of them")
     if names:
         return load(names[0])
     raise ModelError(f"the file needs model {identity.hex()}, which is not installed")

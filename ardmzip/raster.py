@@ -123,7 +123,7 @@ def decode(
 
         _decode_tiles(c, load, wanted, common, place, progress)
         if not common and region is None:
-            _check(c.agrees(checksum(samples)))
+            _check_agrees(c.agrees(checksum(samples)))
         samples = subsampled(samples, (0, 0), level - common)
     if progress:
         progress(1.0)
@@ -172,13 +172,13 @@ def _checked(
     checked = c.order.checked_level(level) if c.level_crcs else 0
     samples = Decoder(load, checked, threads).decode(c, described.extra, described.depth, progress)
     if checked == 0:
-        _check(c.agrees(checksum(samples)))
+        _check_agrees(c.agrees(checksum(samples)))
         return subsampled(samples, c.phase, level)
-    _check(checksum(samples) == c.level_crcs[c.order.cuts.index(checked - 1)])
+    _check_agrees(checksum(samples) == c.level_crcs[c.order.cuts.index(checked - 1)])
     return subsampled(samples, (0, 0), level - checked)
 
 
-def _check(right: bool) -> None:
+def _check_agrees(right: bool) -> None:
     if not right:
         raise FormatError("the decoded pixels do not match the file's checksum")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ardmzip import codes, raster, tiling
+from ardmzip import raster, tiling
 from ardmzip.body import Encoder, Progress, share_of
 from ardmzip.container import Container, pack
 from ardmzip.efforts import Effort
@@ -96,9 +96,7 @@ def encode(
     """raster.encode, and then all that an effort tries."""
     height, width = samples.shape[:2]
     if height * width < effort.least:
-        effort = Effort(views=effort.views)
-    if not codes.suits(height, width):
-        effort = replace(effort, views=False)
+        effort = Effort()
     trials = _Trials(samples, described, encoder, tile, forced, _shares(progress, effort))
     lattice = all(part.random is None for part in trials.best.parts)
     if trials.best.uses_model and lattice and described.depth >= 8:
@@ -109,21 +107,16 @@ def encode(
 
 
 def _try(trials: _Trials, effort: Effort) -> None:
-    if effort.views:
+    if effort.phases:
         from ardmzip import choice
 
-        if any(part.code for part in trials.best.parts):
-            phase, turn = choice.best_view(trials.parts[0], *trials.encoder.loaded(), trials.encoder.search)
-            trials.attempt(phase=phase, turn=turn)
+        planes, turn = trials.parts[len(trials.parts) // 2], trials.turn
+        if effort.views and any(part.code for part in trials.best.parts):
+            phase, turn = choice.best_view(planes, *trials.encoder.loaded(), trials.encoder.search)
         else:
-            next(trials.progress)
-    elif effort.phases:
-        from ardmzip import choice
-
-        planes = trials.parts[len(trials.parts) // 2]
-        phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
-        if phase != trials.phase:
-            trials.attempt(phase=phase)
+            phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
+        if (phase, turn) != (trials.phase, trials.turn):
+            trials.attempt(phase=phase, turn=turn)
         else:
             next(trials.progress)
     if not any(part.learning for part in trials.best.parts):
@@ -166,8 +159,7 @@ def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | No
     """The progress of each stage. Another phase is seldom coded in: it counts little."""
     stages = (
         [1.0]
-        + [1.0] * effort.views
-        + [0.2] * (bool(effort.phases) and not effort.views)
+        + [0.2] * bool(effort.phases)
         + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
     )
     done = 0.0

@@ -10,7 +10,7 @@ import plain_decoder
 import pytest
 
 import ardmzip
-from ardmzip import choice, codec, codes, lockstep, model, network, sideinfo
+from ardmzip import choice, codec, codes, heatmap, lockstep, model, network, raster, sideinfo
 from ardmzip.body import Encoder
 from ardmzip.codes import NO_CODE, Keys
 from ardmzip.container import is_short, pack, pack_body, unpack
@@ -155,6 +155,37 @@ def test_higher_efforts_search_more(coded, tmp_path):
         assert np.array_equal(ardmzip.decompress(slow, model=path, device="cpu"), samples)
         views.add((unpack(slow).phase, unpack(slow).turned))
     assert len(views) > 1
+
+
+def test_views_of_tiles_and_of_images_with_side_information(coded, tmp_path):
+    path = tmp_path / "coded.safetensors"
+    save(coded, path)
+    # the tile that is looked at is square, the others are not
+    samples = np.ascontiguousarray(images(4, 3, 100, 100)[2].transpose(1, 2, 0))
+    for tile in (64, None):
+        file = ardmzip.compress(samples, model=path, device="cpu", effort=4, tile=tile)
+        assert np.array_equal(ardmzip.decompress(file, model=path, device="cpu"), samples)
+
+
+def test_parts_that_name_codes(coded, tmp_path):
+    path = tmp_path / "coded.safetensors"
+    save(coded, path)
+    rgba = np.ascontiguousarray(images(2, 4, 24, 20)[1].transpose(1, 2, 0))
+    for samples in (rgba, rgba.astype(np.uint16) * 256 + 17 * rgba, rgba[:, :, :1].astype(np.uint16) * 300):
+        file = ardmzip.compress(samples, model=path, device="cpu", effort=4)
+        assert any(part.code for part in unpack(file).parts)
+        assert np.array_equal(ardmzip.decompress_array(file, model=path, device="cpu").reshape(samples.shape), samples)
+
+
+def test_heatmap_and_previews_of_a_turned_picture(coded, cpu):
+    planes = images(1, 3, 16, 16)[0]
+    file = codec.encode(planes, coded, cpu, learn=False, code=1, turn=6)
+    found = heatmap.bits(file, lambda: (coded, cpu))
+    assert abs(found.sum() - 32 * len(file.segments[0])) < 64
+    as_it_is = heatmap.bits(codec.encode(turned(planes, 6), coded, cpu, learn=False, code=1), lambda: (coded, cpu))
+    assert np.allclose(turned(found, 6), as_it_is + 4 / 256)
+    small = raster.decode(file, lambda: (coded, cpu), level=2)
+    assert np.array_equal(small, np.moveaxis(planes[[1, 0, 2], ::4, ::4], 0, -1))
 
 
 def test_unknown_numbers(coded, photo, cpu):

@@ -89,7 +89,7 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
         brought = {result: base for base, result in map(differences.ids, archive.differences)}
         settings = archive.settings()
         sizes: Counter[str] = Counter()
-        models: Counter[str] = Counter()
+        identities: Counter[bytes] = Counter()
         labels: Counter[str] = Counter()
         copies = samples = subpixels = described = 0
         for entry in archive.entries():
@@ -101,7 +101,10 @@ def describe_archive(label: str, path: Path) -> dict[str, Any]:
             if entry.label is not None:
                 labels[str(entry.label)] += 1
             identity = records.model_id(entry.template)
-            models[_model(identity, brought)] += 1
+            identities[identity] += 1
+        models: Counter[str] = Counter()
+        for identity, count in identities.items():  # one model may be named by two bytes and by four
+            models[_model(identity, brought)] += count
         total = archive.total_bytes
         return {
             "input": label,

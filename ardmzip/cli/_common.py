@@ -215,7 +215,7 @@ def details(c: Container, report: Report, device: str, backend: str, remark: str
     line = f"{image}, coded by {report.coding}"
     if not c.uses_model:
         return line
-    own = aside(any(part.code for part in c.parts), any(part.turned for part in c.parts))
+    own = code_and_turn(any(part.code for part in c.parts), any(part.turned for part in c.parts))
     how = random_order(c) or own + head(report.learning) + remark
     model = f"model {report.model} ({c.model_id.hex()})"
     return f"{line}, {model}, {report.calls} network calls, {how}, {backend_name(device, backend)}"
@@ -229,10 +229,10 @@ def random_order(c: Container) -> str:
     return f"random order of seed {found[0].seed}, {SPREADS[found[0].kind]} schedule" if found else ""
 
 
-def aside(code: bool, turned: bool) -> str:
+def code_and_turn(code: bool, turned: bool) -> str:
     """What a small picture tells of itself in a few bits, with a comma behind it, or nothing.
 
-    >>> aside(True, False), aside(True, True), aside(False, False)
+    >>> code_and_turn(True, False), code_and_turn(True, True), code_and_turn(False, False)
     ('side information by number, ', 'side information by number, turned, ', '')
     """
     return "side information by number, " * code + "turned, " * turned

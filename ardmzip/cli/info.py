@@ -172,7 +172,7 @@ def _lines(v: dict[str, Any]) -> list[str]:
             f"{v['calls']} network calls, {v['random_order']}"
             if v["random_order"]
             else f"{v['calls']} network calls, {v['levels']} levels, phase {v['phase'][0]} {v['phase'][1]}, "
-            f"{common.aside(v['code'], v['turned'])}{common.head(v['learning'], v['batches'])}"
+            f"{common.code_and_turn(v['code'], v['turned'])}{common.head(v['learning'], v['batches'])}"
         )
     if v["changes_bytes"]:
         rows["fitted"] = common.fitted(v["changes_bytes"], v["changes_save_bytes"])
