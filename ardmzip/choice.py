@@ -138,10 +138,11 @@ def code_lengths(widths: np.ndarray) -> np.ndarray:
 
 
 def may_name_code(planes: np.ndarray, chosen: Model) -> bool:
-    """Whether images of the size of planes [..., height, width] may name a code of a model."""
+    """Whether images of the size of planes [..., height, width] may name a code of a model, and gain from it."""
     height, width = planes.shape[-2:]
     carried = codec.carries_side_information(height, width)
-    return len(chosen.codes) > 0 and codes.suits(height, width) and not carried
+    pays = height * width >= codes.LEAST_PIXELS and not carried
+    return len(chosen.codes) > 0 and codes.suits(height, width) and pays
 
 
 def best_codes(

@@ -25,6 +25,8 @@ NO_CODE = -1
 #: Pixels of an image that names a code: at most as many as a larger one needs to carry side information of its own,
 #: and sides for which statistics are defined.
 MAX_CODED_PIXELS, MIN_SIDE = 1 << 14, 8
+#: Smaller images hardly save what the number takes: they are coded without.
+LEAST_PIXELS = 256
 #: What the number of a code takes in the stream.
 BITS = 8.0
 
