@@ -166,9 +166,11 @@ def best_codes(
     return numbers[:, 0]
 
 
-def best_view(planes: np.ndarray, chosen: Model, backend: Backend, search: codes.Search) -> tuple[tuple[int, int], int]:
-    """In which phase, and turned in which way (image.turned), a small image that names a code is shortest, with a
-    frozen head, as far as the pixels of its two finest levels tell."""
+def best_views(
+    planes: np.ndarray, chosen: Model, backend: Backend, search: codes.Search, views: int
+) -> list[tuple[tuple[int, int], int]]:
+    """In which phases, and turned in which ways (image.turned), a small image that names a code is shortest, with a
+    frozen head, as far as the pixels of its two finest levels tell: so many of them, the best one first."""
     count = turns(*planes.shape[1:])
     stack = np.stack([turned(planes, turn) for turn in range(count)])
     numbers = np.repeat(best_codes(planes[None], chosen, backend, search=search), count)
@@ -182,8 +184,8 @@ def best_view(planes: np.ndarray, chosen: Model, backend: Backend, search: codes
                 for one in _samples(stack, order, level, range(KINDS), predictor, planes[0].size)
             ]
         sizes.append(estimates(samples, count, planes.size))
-    best, turn = divmod(int(np.argmin(sizes)), count)
-    return PHASES[best], turn
+    best = np.argsort(np.ravel(sizes), kind="stable")[:views].tolist()
+    return [(PHASES[number // count], number % count) for number in best]
 
 
 def _order(planes: np.ndarray, phase: tuple[int, int]) -> LatticeOrder:

@@ -110,15 +110,15 @@ def _try(trials: _Trials, effort: Effort) -> None:
     if effort.phases:
         from ardmzip import choice
 
-        planes, turn = trials.parts[len(trials.parts) // 2], trials.turn
+        planes, loaded = trials.parts[len(trials.parts) // 2], trials.encoder.loaded()
         if effort.views and any(part.code for part in trials.best.parts):
-            phase, turn = choice.best_view(planes, *trials.encoder.loaded(), trials.encoder.search)
+            views = choice.best_views(planes, *loaded, trials.encoder.search, effort.views)
         else:
-            phase = choice.best_phase(planes, *trials.encoder.loaded(), trials.phase, effort.phases)
-        if (phase, turn) != (trials.phase, trials.turn):
-            trials.attempt(phase=phase, turn=turn)
-        else:
-            next(trials.progress)
+            views = [(choice.best_phase(planes, *loaded, trials.phase, effort.phases), 0)]
+        first = trials.phase, trials.turn
+        for phase, turn in views:
+            if (phase, turn) != first:
+                trials.attempt(phase=phase, turn=turn)
     if not any(part.learning for part in trials.best.parts):
         return
     if effort.rounds:
@@ -159,7 +159,7 @@ def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | No
     """The progress of each stage. Another phase is seldom coded in: it counts little."""
     stages = (
         [1.0]
-        + [0.2] * bool(effort.phases)
+        + [0.2] * (max(1, effort.views) if effort.phases else 0)
         + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
     )
     done = 0.0

@@ -62,6 +62,8 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
         "steps": (waves(30, 40, 3, 1.0), frozen | {"steps": 5}),
         "side": (side, frozen | {"steps": 20}),
         "short": (small, {"model": "thumb"}),
+        "turned": (photo[:32, :32], {"model": "thumb", "effort": 4}),
+        "code-alpha": (rgba[:40, :30], {"model": "thumb"}),
         "learn-short": (photo[:64, :64], {"model": "photo"}),
         "learn-one": (one, {}),
         "learn-gray": (gray, {}),

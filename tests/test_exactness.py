@@ -239,6 +239,8 @@ def test_golden_files_are_there():
     assert any(container.batch_ends for container in containers)
     assert any(container.batch_ends is None for container in containers if container.learning)
     assert any(file.changes for file in files)
+    assert any(file.turned for file in files)
+    assert {file.short for file in files if file.code} == {True, False}
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.ardm")), ids=lambda path: path.stem)
