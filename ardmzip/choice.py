@@ -23,6 +23,8 @@ SAMPLE = 512
 #: Finest levels by whose pixels the length of an image is estimated.
 ESTIMATE_LEVELS = 2
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+#: Pixels of images, once for each code, that are looked at together.
+_TOGETHER = 1 << 18
 #: Another phase must be better by this share to be worth coding the image in it.
 PHASE_MARGIN = 1e-3
 
@@ -155,15 +157,26 @@ def best_codes(
     if not may_name_code(planes, chosen):
         return none
     numbers = np.column_stack([none, codes.nearest(planes, chosen, search.tried)])
-    order = _order(planes, phase)
     for sample, left in search.rounds:
-        bits = np.where(numbers == codes.NO_CODE, 0, codes.BITS)
-        for column, own in enumerate(numbers.T):
-            with Predictor(chosen, backend, codes.inputs(own, chosen)) as predictor:
-                samples = _samples(planes, order, 0, range(KINDS), predictor, sample)
-                bits[:, column] += 8 * estimates(samples, len(planes), planes[0].size)
+        bits = _bits_by_code(planes, numbers, chosen, backend, phase, sample)
         numbers = np.take_along_axis(numbers, np.argsort(bits, 1, kind="stable")[:, :left], 1)
     return numbers[:, 0]
+
+
+def _bits_by_code(
+    planes: np.ndarray, numbers: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], sample: int
+) -> np.ndarray:
+    """About how many bits small images take by each of some codes, int64 [images, codes]: float64 of the same shape."""
+    count = numbers.shape[1]
+    together = max(1, _TOGETHER // (count * planes[0, 0].size))
+    bits = np.where(numbers == codes.NO_CODE, 0, codes.BITS)
+    for first in range(0, len(planes), together):
+        part = slice(first, first + together)
+        stack = np.repeat(planes[part], count, 0)
+        with Predictor(chosen, backend, codes.inputs(numbers[part].ravel(), chosen)) as predictor:
+            samples = _samples(stack, _order(stack, phase), 0, range(KINDS), predictor, sample)
+            bits[part] += 8 * estimates(samples, len(stack), planes[0].size).reshape(-1, count)
+    return bits
 
 
 def best_views(
