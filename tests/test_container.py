@@ -858,7 +858,7 @@ def test_malformed_tiles_and_levels_are_refused(chunks, message):
 
 
 def test_what_a_tile_may_not_say():
-    with pytest.raises(FormatError, match="learning is a matter of each tile"):
+    with pytest.raises(FormatError, match="learning, codes and turns are a matter of each tile"):
         unpack(raw_file(tiling_chunks(SEALED), flags=9))
     last_column = raw_file(tiling_chunks(SEALED, SEALED), flags=5, size=varint(65) + varint(3))
     with pytest.raises(FormatError, match="another phase"):

@@ -18,13 +18,13 @@ seeds = st.integers(0, 2**32 - 1)
 def by_numba(array, at, lay, level, side):
     x, centre = np.empty((len(at), lay.inputs), np.int8), np.empty(len(at), np.int32)
     cls = np.empty(len(at), np.uint8)
-    kernels.window_features(array.reshape(-1), at, array.shape[1], lay, level, side, TABLES, x, centre, cls)
+    kernels.window_features(array.reshape(-1), at, array.shape[1], lay, level, side[None], TABLES, x, centre, cls)
     return x, centre, cls
 
 
 def by_torch(array, at, lay, level, side):
     parts = features.window_features(
-        torch.from_numpy(array.reshape(-1)), torch.from_numpy(at), array.shape[1], lay, level, torch.from_numpy(side),
+        torch.from_numpy(array.reshape(-1)), torch.from_numpy(at), array.shape[1], lay, level, torch.from_numpy(side[None]),
         TORCH_TABLES,
     )  # fmt: skip
     assert [part.dtype for part in parts] == [torch.int8, torch.int32, torch.uint8]
