@@ -24,8 +24,8 @@ def by_numba(array, at, lay, level, side):
 
 def by_torch(array, at, lay, level, side):
     parts = features.window_features(
-        torch.from_numpy(array.reshape(-1)), torch.from_numpy(at), array.shape[1], lay, level, torch.from_numpy(side[None]),
-        TORCH_TABLES,
+        torch.from_numpy(array.reshape(-1)), torch.from_numpy(at), array.shape[1], lay, level,
+        torch.from_numpy(side[None]), TORCH_TABLES,
     )  # fmt: skip
     assert [part.dtype for part in parts] == [torch.int8, torch.int32, torch.uint8]
     return tuple(part.numpy() for part in parts)
