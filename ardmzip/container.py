@@ -489,11 +489,7 @@ def _short(reader: Reader, view: memoryview, header: _Header) -> Container:
     stream = bytes(reader.take(reader.left()))
     if stream.endswith(b"\0"):
         raise FormatError("damaged or truncated: the stream ends with 0")
-    code, turned = bool(header.flags & _FLAG_CODE), bool(header.flags & _FLAG_TURNED)
-    if code and not codes.suits(header.height, header.width):
-        raise FormatError(f"damaged: a code for {header.width} x {header.height} pixels")
-    if turned and not code:
-        raise FormatError("a picture that is turned, but names no code")
+    code, turned = _code_flags(header.flags, header.height, header.width)
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
     checksum = int.from_bytes(view[-SHORT_CRC_BYTES:], "little")
     pixel_crc = checksum ^ zlib.crc32(view[:-SHORT_CRC_BYTES]) & SHORT_CRC
@@ -610,6 +606,16 @@ def _check_phase(flags: int, width: int, height: int) -> None:
         raise FormatError(f"invalid header: {error}") from error
 
 
+def _code_flags(flags: int, height: int, width: int) -> tuple[bool, bool]:
+    """Whether a body of a size names a code, and whether it is turned."""
+    code, turned = bool(flags & _FLAG_CODE), bool(flags & _FLAG_TURNED)
+    if code and not codes.suits(height, width):
+        raise FormatError(f"damaged: a code for {width} x {height} pixels")
+    if turned and not code:
+        raise FormatError("a picture that is turned, but names no code")
+    return code, turned
+
+
 def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, level: int, sealed: bool) -> Container:
     """The container of a body.
 
@@ -621,8 +627,8 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
     segments: list[np.ndarray] = []
     side_info, calls, batch_ends, level_crcs, pixel_crc = b"", None, None, (), None
     stored, low, alpha, random = None, None, None, None
-    learning, code = bool(frame.flags & _FLAG_LEARNING), bool(frame.flags & _FLAG_CODE)
-    turned = bool(frame.flags & _FLAG_TURNED)
+    learning = bool(frame.flags & _FLAG_LEARNING)
+    code, turned = _code_flags(frame.flags, height, width)
     decoded = 0 if sealed else level
     needed = None
     kinds = set()
@@ -675,10 +681,8 @@ def _body(reader: Reader, chunks: Iterator[tuple[int, int]], frame: _Frame, leve
         raise FormatError("tiles without a tiling chunk")
     if BATCHES in kinds and not learning:
         raise FormatError("batches of a learning head in a file without one")
-    if code and (kinds & {_RANDOM, _SIDE_INFO, _STORED} or not codes.suits(height, width)):
-        raise FormatError("a code is for a small picture of the lattice without side information")
-    if turned and not code:
-        raise FormatError("a picture that is turned, but names no code")
+    if code and kinds & {_RANDOM, _SIDE_INFO, _STORED}:
+        raise FormatError("a code is for a picture of the lattice without side information")
     if random is not None and (channels == 1 or learning or kinds & {_LEVELS, _SIDE_INFO, SCHEDULE, BATCHES}):
         raise FormatError("a random order is for RGB, with nothing that belongs to the lattice order")
     if stored is not None:

@@ -259,12 +259,11 @@ def find(payloads: Sequence[bytes], identity: bytes, name: str | Path | None = N
     if len(fitting) > 1:
         raise ModelError(f"the archive has {len(fitting)} models that may be {identity.hex()}")
     for payload in fitting:
-        first, result = ids(payload)
-        if result.startswith(identity):
-            base = model.find(first) if name is None else model.load(name)
-            if base.id != first:
-                raise ModelError(f"the archive needs model {first.hex()}, not {base.name} ({base.id.hex()})")
-            return load(payload, base)
+        first, _ = ids(payload)
+        base = model.find(first) if name is None else model.load(name)
+        if base.id != first:
+            raise ModelError(f"the archive needs model {first.hex()}, not {base.name} ({base.id.hex()})")
+        return load(payload, base)
     return None
 
 
