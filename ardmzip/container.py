@@ -26,7 +26,7 @@ from ardmzip.varint import LIMIT, Reader, varint
 MAGIC = b"\x9aARD"
 VERSION = 1
 #: Of the short form, in which a header and a stream are all: it stands for magic and version.
-SHORT_MAGIC = b"\x9aAs"
+SHORT_MAGIC = b"\x9as"
 MAX_PIXELS = 2**30
 #: Bytes of a model's SHA-256 that name it; in the short form.
 MODEL_ID_BYTES, SHORT_ID_BYTES = 4, 2
@@ -40,7 +40,7 @@ MAX_BATCHES = 1 << 16
 MAX_SHORT_PIXELS, SHORT_CRC_BYTES = 1 << 14, 3
 SHORT_CRC = (1 << 8 * SHORT_CRC_BYTES) - 1
 
-GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_CODE, _FLAG_TURNED = 1, 2, 4, 8, 32, 64
+GRAY, _FLAG_PHASE_Y, _FLAG_PHASE_X, _FLAG_LEARNING, _FLAG_SQUARE, _FLAG_CODE, _FLAG_TURNED = 1, 2, 4, 8, 16, 32, 64
 _BODY_FLAGS = GRAY | _FLAG_PHASE_Y | _FLAG_PHASE_X | _FLAG_LEARNING | _FLAG_CODE | _FLAG_TURNED
 _CRITICAL = 0x80
 _END, FORMAT, _METADATA, _SIDE_INFO, SCHEDULE, BATCHES, STREAM = 0x00, 0x88, 0x05, 0x81, 0x82, 0x87, 0x83
@@ -241,20 +241,22 @@ def pack(c: Container) -> bytes:
     >>> words = np.full(40, 2**31, dtype=np.uint32)
     >>> file = pack(Container(32, 32, 3, (0, 0), b"\\1\\2\\3\\4", b"", None, (words,), pixel_crc=0))
     >>> len(file) - words.nbytes
-    11
+    9
     >>> unpack(file).segments[0].tolist() == words.tolist()
     True
     """
     _check_file(c)
-    parts = [bytes([_flags(c)]), varint(c.width), varint(c.height)]
     if _fits_short(c):
         assert c.pixel_crc is not None
+        square = c.width == c.height
+        size = varint(c.width) if square else varint(c.width) + varint(c.height)
         stream = c.segments[0].astype("<u4").tobytes().rstrip(b"\0")
-        body = b"".join([SHORT_MAGIC, *parts, c.model_id[:SHORT_ID_BYTES], stream])
+        flags = bytes([_flags(c) | (_FLAG_SQUARE if square else 0)])
+        body = b"".join([SHORT_MAGIC, flags, size, c.model_id[:SHORT_ID_BYTES], stream])
         return body + short_checksum(body, c.pixel_crc)
     if c.short:
         raise ValueError("what the short form has of model id and checksum is not enough for the other one")
-    parts = [MAGIC, bytes([VERSION]), *parts, c.model_id]
+    parts = [MAGIC, bytes([VERSION]), bytes([_flags(c)]), varint(c.width), varint(c.height), c.model_id]
     if c.format is not None:
         parts += _chunk(FORMAT, c.format.to_bytes())
     if c.metadata is not None:
@@ -303,9 +305,7 @@ def outline(file: bytes | memoryview | Source) -> tuple[int, list[tuple[int, int
     """
     reader = Reader(file if isinstance(file, Source) else memoryview(file).cast("B"))
     short = _take_magic(reader)
-    reader.byte()
-    reader.size("width")
-    reader.size("height")
+    take_size(reader, short)
     reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES)
     first = reader.at
     chunks: list[tuple[int, int]] = []
@@ -424,10 +424,24 @@ def _take_magic(reader: Reader) -> bool:
     return short
 
 
+def take_size(reader: Reader, short: bool) -> tuple[int, int, int]:
+    """Flags, width and height of a header; of the short form without the flag that the image is square."""
+    flags = reader.byte()
+    width = reader.size("width")
+    if not short:
+        return flags, width, reader.size("height")
+    if flags & _FLAG_SQUARE:
+        return flags & ~_FLAG_SQUARE, width, width
+    height = reader.size("height")
+    if width == height:
+        raise FormatError("damaged: a square image with a height")
+    return flags, width, height
+
+
 def _read_header(reader: Reader, max_pixels: int) -> _Header:
     short = _take_magic(reader)
-    flags = _read_flags(reader, _BODY_FLAGS)
-    width, height = reader.size("width"), reader.size("height")
+    flags, width, height = take_size(reader, short)
+    _check_flags(flags, _BODY_FLAGS)
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
@@ -578,16 +592,15 @@ def _inner_body(reader: Reader, frame: _Frame, level: int) -> Container:
     return _body(reader, _read_chunks(reader, _BODY_NAMES), replace(frame, flags=flags), level, sealed=False)
 
 
-def _read_flags(reader: Reader, known: int) -> int:
-    flags = reader.byte()
+def _check_flags(flags: int, known: int) -> None:
     if flags & ~known:
         raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
-    return flags
 
 
 def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
     """The flags of a body within a file."""
-    flags = _read_flags(reader, _BODY_FLAGS)
+    flags = reader.byte()
+    _check_flags(flags, _BODY_FLAGS)
     if bool(flags & GRAY) != (colours == 1):
         raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
     if _phase(flags) != phase:

@@ -204,7 +204,7 @@ def short_example(words: list[int], **changes) -> Container:
 
 
 def test_short_form():
-    start = b"\x9aAs" + b"\x0c\x20\x1fMO"
+    start = b"\x9as" + b"\x0c\x20\x1fMO"
     for words, stream in (
         ([1, 2, 0x80000000], b"\1\0\0\0\2\0\0\0\0\0\0\x80"),
         ([1, 0, 0x00010203], b"\1\0\0\0\0\0\0\0\3\2\1"),
@@ -217,6 +217,19 @@ def test_short_form():
         assert unpack(file).model_id == b"MO"
         assert same(unpack(file), short_example(words))
         assert same(unpack(file, part=Part(level=1)), short_example(words))
+
+
+def test_short_form_of_a_square_has_no_height():
+    container = short_example([1], height=32)
+    file = pack(container)
+    assert file[:6] == b"\x9as\x1c\x20MO"
+    assert same(unpack(file), container)
+    with pytest.raises(FormatError, match="a square image with a height"):
+        unpack(b"\x9as\x0c\x20\x20" + file[4:])
+    long = bytearray(pack(replace(container, metadata=b"")))
+    long[5] |= 0x10
+    with pytest.raises(FormatError, match="reserved flag bits"):
+        unpack(long[:-4] + zlib.crc32(long[:-4]).to_bytes(4, "little"))
 
 
 def test_short_form_only_where_nothing_is_lost():
@@ -266,11 +279,11 @@ def test_short_form_shows_damage_by_its_checksum():
 
 
 def test_short_form_is_for_few_pixels_and_one_spelling():
-    body = b"\x9aAs" + b"\x00" + varint(128) + varint(129) + b"MO" + b"x"
+    body = b"\x9as" + b"\x00" + varint(128) + varint(129) + b"MO" + b"x"
     with pytest.raises(FormatError, match="129 pixels in the short form"):
         unpack(body + bytes(3))
     with pytest.raises(FormatError, match="ends with 0"):
-        unpack(b"\x9aAs" + b"\x00\x20\x20MOxyz\0" + bytes(3))
+        unpack(b"\x9as" + b"\x10\x20MOxyz\0" + bytes(3))
 
 
 def test_full_schedule_is_left_out():

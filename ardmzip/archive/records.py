@@ -24,6 +24,7 @@ from ardmzip.container import (
     is_short,
     outline,
     short_checksum,
+    take_size,
 )  # fmt: skip
 from ardmzip.errors import FormatError
 from ardmzip.pixelformat import PixelFormat
@@ -95,6 +96,8 @@ def shape(template: bytes) -> tuple[int, int, int]:
 
     >>> shape(bytes([SHORT, 0, 32, 16, 0, 0]))
     (16, 32, 3)
+    >>> shape(bytes([SHORT, 16, 32, 0, 0]))
+    (32, 32, 3)
     """
     height, width, _, described = _parsed(template)
     return height, width, described.channels
@@ -123,10 +126,10 @@ def model_id(template: bytes) -> bytes:
 @lru_cache(maxsize=1 << 12)
 def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
     """Height, width, model, and format: palettes, whose format need not be here, count as 8-bit gray."""
-    reader = Reader(memoryview(template)[1 if template[0] == SHORT else 2 :])
-    flags = reader.byte()
-    width, height = reader.size("width"), reader.size("height")
-    identity = bytes(reader.take(SHORT_ID_BYTES if template[0] == SHORT else MODEL_ID_BYTES))
+    short = template[0] == SHORT
+    reader = Reader(memoryview(template)[1 if short else 2 :])
+    flags, width, height = take_size(reader, short)
+    identity = bytes(reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES))
     described = PixelFormat("gray" if flags & GRAY else "RGB")
     if reader.left() and reader.byte() == FORMAT:
         described = PixelFormat.from_bytes(reader.take(reader.varint("chunk length")))

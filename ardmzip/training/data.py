@@ -38,6 +38,8 @@ class CropConfig:
     #: pixels; these are mostly left as they are then.
     thumbnails: float = 0.0
     small: tuple[int, int] = (32, 128)
+    #: How often an image of a sheet is drawn, where others are drawn once.
+    sheets: float = 0.25
     #: Files, or images of shards, kept in memory by each worker. Where there are more files, or any shards, the images
     #: pass through it.
     memory: int = 4000
@@ -45,25 +47,25 @@ class CropConfig:
     crops_per_image: int = 4
 
 
-def image_pool(sources: list[str], rng: np.random.Generator, memory: int, every: int) -> Iterator[np.ndarray]:
+def image_pool(sources: list[str], rng: np.random.Generator, config: CropConfig) -> Iterator[np.ndarray]:
     """Endless random images: all of them while they fit in memory, or those that pass through it.
 
-    In memory, images of sheets are drawn a quarter as often as others; what passes comes once each time.
+    In memory, images of sheets are drawn as seldom as ``config`` says; what passes comes once each time.
     """
-    if not any(map(is_shard, sources)) and len(sources) <= memory:
+    if not any(map(is_shard, sources)) and len(sources) <= config.memory:
         sheets = [source for source in sources if is_sheet(source)]
         images = load_images([source for source in sources if not is_sheet(source)])
         weights = np.ones(len(images))
         small = load_images(sheets)
-        images, weights = images + small, np.concatenate([weights, np.full(len(small), 0.25)])
+        images, weights = images + small, np.concatenate([weights, np.full(len(small), config.sheets)])
         borders = np.cumsum(weights) / weights.sum()
         while True:
             yield images[min(int(np.searchsorted(borders, rng.random(), "right")), len(images) - 1)]
     passing = _endless(sources, rng)
-    held = list(itertools.islice(passing, memory))
+    held = list(itertools.islice(passing, config.memory))
     for count in itertools.count(1):
         yield held[rng.integers(len(held))]
-        if count % every == 0:
+        if count % config.crops_per_image == 0:
             held[rng.integers(len(held))] = next(passing)
 
 
@@ -100,7 +102,7 @@ class Crops(IterableDataset):
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, info.id if info else 0])
         config = self.config
-        for image in image_pool(self.sources, rng, config.memory, config.crops_per_image):
+        for image in image_pool(self.sources, rng, config):
             gentle = min(image.shape[:2]) <= config.size and config.thumbnails > 0
             if rng.random() < config.thumbnails:
                 image, gentle = thumbnail(image, rng, config.small), True

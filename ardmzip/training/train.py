@@ -79,9 +79,10 @@ class TrainConfig:
     codes: int = 0
     #: Weights to start from: the checkpoint of another run, of a network of the same size.
     start: str = ""
-    #: How crops are cut (data.CropConfig): side, share of thumbnails, images in memory.
+    #: How crops are cut (data.CropConfig): side, share of thumbnails, weight of sheets, images in memory.
     crop: int = 256
     thumbnails: float = 0.0
+    sheets: float = 0.25
     memory: int = 4000
     #: Crops in memory.
     slots: int = 800
@@ -100,7 +101,7 @@ class TrainConfig:
 
     @property
     def crops(self) -> CropConfig:
-        return CropConfig(self.crop, self.thumbnails, memory=self.memory)
+        return CropConfig(self.crop, self.thumbnails, sheets=self.sheets, memory=self.memory)
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -252,13 +253,15 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def start(self) -> None:
-        """Take the weights that the configuration says to begin with."""
+        """Take the weights that the configuration says to begin with, and the keys if there are any."""
         state = _load(Path(self.config.start))
         if "codes" not in state["average"] and getattr(self.net, "codes", None) is not None:
             state["average"]["codes"] = self.net.codes.detach()  # the run before had none
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
+        if self.config.codes and "keys" in state:
+            self._take_side_information(state)
 
     def load(self) -> None:
         """Continue from the checkpoint."""
@@ -268,6 +271,10 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.seconds, self.step, self.samples = state["seconds"], state["step"], state["samples"]
+        self._take_side_information(state)
+
+    def _take_side_information(self, state: dict[str, Any]) -> None:
+        """Take mean and deviation of the side information, and the keys, if there are any, that belong to them."""
         self.mean, self.std = np.array(state["mean"]), np.array(state["std"])
         if "keys" in state:
             self.keys = Keys(*(np.array(state["keys"][name]) for name in ("keys", "root")))
@@ -426,7 +433,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         Part(config, index, run.step, training)
         for index in range(fabric.global_rank, config.parts, fabric.world_size)
     ]  # fmt: skip
-    if run.step == 0:
+    if run.step == 0 and run.keys is None:
         moments = np.stack([(p.statistics.mean(0), (p.statistics**2).mean(0)) for p in parts]).mean(0)
         first, second = torch.as_tensor(fabric.all_reduce(torch.from_numpy(moments), reduce_op="mean")).numpy(
             force=True

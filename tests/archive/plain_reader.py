@@ -139,7 +139,7 @@ def read(data: bytes) -> dict[str, tuple[bytes, Any, Any]]:
 def file(template: bytes, record: bytes, crc: int) -> bytes:
     """The ``.ardm`` file of an image."""
     if template[0] == 2:
-        whole = b"\x9aAs" + template[1:] + record
+        whole = b"\x9as" + template[1:] + record
         return whole + struct.pack("<I", zlib.crc32(whole) ^ crc)[:3]
     if template[0] == 0:
         record += bytes(-len(record) % 4)

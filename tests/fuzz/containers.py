@@ -241,7 +241,9 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 TILE, ALPHA, LOW_BITS, STREAM, HEAD, CHANGES = 0x8C, 0x86, 0x8A, 0x83, 0x0D, 0x84
-MAGIC, SHORT_MAGIC = b"\x9aARD\x01", b"\x9aAs"
+#: Flag of the short form: the height is the width.
+SQUARE = 0x10
+MAGIC, SHORT_MAGIC = b"\x9aARD\x01", b"\x9as"
 
 
 @dataclass
@@ -290,7 +292,8 @@ class Parts(Body):
 
     def _start(self) -> bytes:
         magic = SHORT_MAGIC if self.short else MAGIC
-        return magic + bytes([self.flags]) + varint(self.width) + varint(self.height) + self.model
+        height = b"" if self.short and self.flags & SQUARE else varint(self.height)
+        return magic + bytes([self.flags]) + varint(self.width) + height + self.model
 
 
 def joined(chunks: Sequence[tuple[int, bytes | Body]]) -> bytes:
@@ -330,7 +333,7 @@ def take_apart(data: bytes) -> Parts:
     short = container.is_short(data)
     start = len(SHORT_MAGIC if short else MAGIC)
     width, at = number(data, start + 1)
-    height, at = number(data, at)
+    height, at = (width, at) if short and data[start] & SQUARE else number(data, at)
     if short:
         body = unchecked(data)
         crc = int.from_bytes(data[len(body) :], "little") ^ zlib.crc32(body)

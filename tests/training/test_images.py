@@ -192,14 +192,25 @@ def test_damaged_sources(tmp_path, name, content):
 
 def test_pool_of_all_images(folder):
     paths = [str(folder / "a.png"), str(folder / "sub/b.PNG")]
-    pool = data.image_pool(paths, np.random.default_rng(0), memory=2, every=1)
+    pool = data.image_pool(paths, np.random.default_rng(0), data.CropConfig(memory=2))
     seen = {next(pool).tobytes() for _ in range(40)}
     assert seen == {picture(1).tobytes(), picture(2).tobytes()}
 
 
+def test_pool_draws_images_of_sheets_more_or_less_often(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    sheet, image = tmp_path / "cifar10" / "a.png", tmp_path / "b.png"
+    Image.fromarray(np.zeros((10, 1024, 3), np.uint8)).save(sheet)
+    Image.fromarray(np.ones((40, 40, 3), np.uint8)).save(image)
+    for weight, least, most in ((0.0, 0, 0), (1.0, 150, 200)):
+        pool = data.image_pool([str(sheet), str(image)], np.random.default_rng(0), data.CropConfig(sheets=weight))
+        assert least <= sum(next(pool).shape == (32, 32, 3) for _ in range(200)) <= most
+
+
 def test_pool_that_images_pass_through(folder):
     """More images than memory: all come by, and few are held at a time."""
-    pool = data.image_pool([str(folder / "x-000.tar")], np.random.default_rng(0), memory=8, every=2)
+    config = data.CropConfig(memory=8, crops_per_image=2)
+    pool = data.image_pool([str(folder / "x-000.tar")], np.random.default_rng(0), config)
     assert len({next(pool).tobytes() for _ in range(16)}) <= 16
     everything = {picture(100 + i).tobytes() for i in range(100) if not held_out(f"{i:04}.png")}
     seen = {next(pool).tobytes() for _ in range(1500)}
@@ -210,7 +221,7 @@ def test_pool_that_images_pass_through(folder):
 def test_pool_without_images(tmp_path):
     (tmp_path / "x.tar").write_bytes(shard({"0001.cls": b"3"}))
     with pytest.raises(ImageError, match="no images for training"):
-        next(data.image_pool([str(tmp_path / "x.tar")], np.random.default_rng(0), 8, 2))
+        next(data.image_pool([str(tmp_path / "x.tar")], np.random.default_rng(0), data.CropConfig()))
 
 
 def test_thumbnails():

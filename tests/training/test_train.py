@@ -351,3 +351,10 @@ def test_codes(config, tmp_path):
     samples = bank.sample(1, 50, np.random.default_rng(0))
     told = run.average.inputs(1, samples)[:, features.expert_layout(1).side].detach().numpy() * 32
     assert np.array_equal(told, tensors["side.codes"][samples.code])
+    # another run that starts from it has its codes, keys and all that these depend on
+    started = train(replace(with_codes, start=str(run.checkpoint)), tmp_path / "next", steps=1)
+    assert np.array_equal(started.keys.keys, run.keys.keys)
+    assert np.array_equal(started.keys.root, run.keys.root)
+    assert np.array_equal(started.mean, run.mean)
+    assert np.array_equal(started.std, run.std)
+    assert torch.allclose(started.net.codes, run.average.codes, atol=0.1)
