@@ -97,7 +97,7 @@ def layout(kind: int, channel: int) -> Layout:
                 same.append((dy, dx))
     offsets = np.array(before + same, np.int64)
     distance = np.sqrt((offsets**2).sum(1))
-    weights = 2 ** (8 - np.rint(2 * distance)).astype(np.int64)
+    weights = 2 ** np.maximum(8 - np.rint(2 * distance), 0).astype(np.int64)
     return Layout(kind, channel, offsets, weights, len(before))
 
 

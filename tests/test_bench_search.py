@@ -1,0 +1,46 @@
+"""The search for a network on a few small crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ardmzip import features
+from bench import search
+
+
+def test_variants_read_no_more_than_their_window():
+    lay = features.expert_layout(4)
+    for name, count in (("as `photo`", lay.inputs), ("no side information", lay.inputs - 22)):
+        assert search.read(search.VARIANTS[name], 4).sum() == count
+    small = search.read(search.VARIANTS["5x5"], 4)
+    taps = [(plane, i) for plane in range(3) for i in range(lay.taps(plane))]
+    for inside, (_, i) in zip(small, taps, strict=False):
+        assert inside == (np.abs(lay.offsets[i]).max() <= 2)
+
+
+def test_the_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search, "CROPS", 4)
+    monkeypatch.setattr(search, "VALIDATION", 400)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        pixels = rng.integers(100, 130, (70, 70, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    config = tmp_path / "c.toml"
+    config.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 64\n')
+    names = ["residual", "Muon", "RAdam", "5x5"]
+    assert search.main([str(config), "--seconds", "0.5", "--experts", "0", "--variants", *names]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == names
+    for row in rows:
+        plain, processed, seen = map(float, row[1:])
+        assert 4.5 < plain < 8  # noise of 30 values takes 4.9 bits
+        assert 2 < processed < 9
+        assert seen >= 0
+
+
+def test_windows_of_several_sizes_need_several_runs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        search.main([str(tmp_path), "--variants", "9x9", "11x11"])
+    assert "a run each" in capsys.readouterr().err
