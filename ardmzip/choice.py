@@ -153,7 +153,7 @@ def best_codes(
     """The code by which a sample of its pixels is shortest, with frozen heads, for each of several small images; or
     NO_CODE, if none pays. planes: uint8 [images, channels, height, width]; phase: of the lattice."""
     none = np.full(len(planes), codes.NO_CODE, np.int64)
-    if not may_name_code(*planes.shape[-2:], chosen):
+    if not may_name_code(planes.shape[-2], planes.shape[-1], chosen):
         return none
     numbers = np.column_stack([none, codes.nearest(planes, chosen, search.tried)])
     for sample, left in search.rounds:
@@ -213,7 +213,7 @@ def _predictor(
     side = codec.side_information(planes[0], chosen, phase, stats)
     if side is not None and len(planes) > 1:
         raise ValueError("images that carry side information are looked at one by one")
-    if side is None and may_name_code(*planes.shape[-2:], chosen):
+    if side is None and may_name_code(planes.shape[-2], planes.shape[-1], chosen):
         side = codes.inputs(codes.nearest(planes, chosen, 1)[:, 0] if numbers is None else numbers, chosen)
     return Predictor(chosen, backend, side)
 

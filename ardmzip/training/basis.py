@@ -77,7 +77,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     sums = [Statistics(len(head.start.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
-        if choice.may_name_code(*planes.shape[1:], model):
+        if choice.may_name_code(planes.shape[1], planes.shape[2], model):
             side = model.codes[codes.nearest(planes[None], model, 1)[0, 0]]
         else:
             side = sideinfo.quantise(sideinfo.measure(planes), model.side_mean, model.side_std)
