@@ -226,6 +226,14 @@ def test_the_whole_run(tmp_path, monkeypatch, capsys):
     assert bench.main([str(tmp_path / "missing")]) == 2
 
 
+def test_small_images_are_measured_at_an_effort_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "limit_threads", lambda threads: None)
+    monkeypatch.setattr(bench.codecs, "LABELS", {"png": "PNG, optimised"})
+    Image.fromarray(picture(1, 1024)).save(tmp_path / "sheet_0.png")
+    assert bench.main(["--cifar", str(tmp_path / "sheet_0.png"), "--out", str(tmp_path)]) == 0
+    assert list(json.loads((tmp_path / "cifar10.json").read_text())["codecs"]) == ["png", "ardmzip-e4"]
+
+
 def test_the_mosaic_of_the_memory_test():
     a, b = picture(5, 4), picture(3, 9)
     mosaic = memory.mirrored_mosaic([a, b], 20, 13)
