@@ -113,6 +113,7 @@ def make_data(config: TrainConfig, augmented: bool) -> Data:
     if augmented:
         crops = [random_crop(augment(np.ascontiguousarray(crop), rng), config.crop, rng) for crop in crops]
     plain = [np.ascontiguousarray(crop) for crop in validation_crops(held_out, config.crops)]
+    rng = np.random.default_rng(config.seed)  # the same for all variants
     processed = [random_crop(augment(crop, rng), config.crop, rng) for crop in plain]
 
     measured = [[(planes, sideinfo.measure(planes)) for planes in map(to_planes, c)] for c in (crops, plain, processed)]
