@@ -117,8 +117,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="for results (default bench/results)")
     parser.add_argument("--threads", type=int, metavar="N", help="cores for every codec (default: all)")
     names = [*codecs.LABELS, *(name for name in codecs.EFFORTS if name not in codecs.LABELS)]
+    default = f"all up to jxl-e9, and {OF_SHEETS[0]} for sheets"
     parser.add_argument("--codecs", nargs="+", choices=names, metavar="NAME",
-                        help=f"some of {', '.join(names)} (default: all up to jxl-e9; sheets: {OF_SHEETS[0]}, too)")  # fmt: skip
+                        help=f"some of {', '.join(names)} (default: {default})")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each set")
     parser.add_argument("--steps-curve", action="store_true",
                         help="also: bits per sub-pixel against 5, 10, 20, 40 network calls and the best")  # fmt: skip
