@@ -103,7 +103,7 @@ def test_turns_that_cannot_be(coded, cpu):
         pack(replace(none, turned=True))
     for file in (pack(none), pack(replace(none, metadata=b""))):
         forged = bytearray(file)
-        forged[3 if is_short(file) else 5] |= 64
+        forged[2 if is_short(file) else 5] |= 64
         if not is_short(file):
             forged[-4:] = zlib.crc32(forged[:-4]).to_bytes(4, "little")
         with pytest.raises(FormatError, match="names no code"):
