@@ -305,7 +305,7 @@ def outline(file: bytes | memoryview | Source) -> tuple[int, list[tuple[int, int
     """
     reader = Reader(file if isinstance(file, Source) else memoryview(file).cast("B"))
     short = _take_magic(reader)
-    take_size(reader, short)
+    take_sides(reader, reader.byte(), short)
     reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES)
     first = reader.at
     chunks: list[tuple[int, int]] = []
@@ -424,24 +424,22 @@ def _take_magic(reader: Reader) -> bool:
     return short
 
 
-def take_size(reader: Reader, short: bool) -> tuple[int, int, int]:
-    """Flags, width and height of a header; of the short form without the flag that the image is square."""
-    flags = reader.byte()
+def take_sides(reader: Reader, flags: int, short: bool) -> tuple[int, int]:
+    """Width and height of a header with these flags."""
     width = reader.size("width")
-    if not short:
-        return flags, width, reader.size("height")
-    if flags & _FLAG_SQUARE:
-        return flags & ~_FLAG_SQUARE, width, width
+    if short and flags & _FLAG_SQUARE:
+        return width, width
     height = reader.size("height")
-    if width == height:
+    if short and width == height:
         raise FormatError("damaged: a square image with a height")
-    return flags, width, height
+    return width, height
 
 
 def _read_header(reader: Reader, max_pixels: int) -> _Header:
     short = _take_magic(reader)
-    flags, width, height = take_size(reader, short)
-    _check_flags(flags, _BODY_FLAGS)
+    flags = _read_flags(reader, _BODY_FLAGS | (_FLAG_SQUARE if short else 0))
+    width, height = take_sides(reader, flags, short)
+    flags &= _BODY_FLAGS
     if width * height > max_pixels:
         limit = f"the limit of {max_pixels} pixels (--max-pixels)"
         raise FormatError(f"an image of {width} x {height} pixels is over {limit}")
@@ -592,15 +590,16 @@ def _inner_body(reader: Reader, frame: _Frame, level: int) -> Container:
     return _body(reader, _read_chunks(reader, _BODY_NAMES), replace(frame, flags=flags), level, sealed=False)
 
 
-def _check_flags(flags: int, known: int) -> None:
+def _read_flags(reader: Reader, known: int) -> int:
+    flags = reader.byte()
     if flags & ~known:
         raise FormatError(f"reserved flag bits are set (flags 0x{flags:02x}): the file needs a newer ardmzip")
+    return flags
 
 
 def _read_inner_flags(reader: Reader, colours: int, phase: tuple[int, int]) -> int:
     """The flags of a body within a file."""
-    flags = reader.byte()
-    _check_flags(flags, _BODY_FLAGS)
+    flags = _read_flags(reader, _BODY_FLAGS)
     if bool(flags & GRAY) != (colours == 1):
         raise FormatError(f"a body of the wrong number of channels (flags 0x{flags:02x})")
     if _phase(flags) != phase:

@@ -1,9 +1,9 @@
 """The search for a network: variants of it, trained from scratch in equal processor time, compared on held-out images.
 
-    python -m bench.search CONFIG [--variants NAME...] [--seconds 60] [--experts 0 4]
+    python -m bench.search CONFIG [--variants NAME...] [--seconds 40] [--experts 0 4]
 
-prints a table of validation bits per sub-pixel (docs/TRAINING.md has one). All variants see the same crops in the same
-order; a budget is seconds of one thread, samples and weight averaging included, in which hardly a pixel is seen twice.
+prints a table of validation bits per sub-pixel (docs/TRAINING.md has one). All variants see the same 800 crops, those of one batch size the same
+pixels in the same order; a budget is seconds of one thread, samples and weight averaging included.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def make_net(variant: Variant, inputs: int) -> Any:
     return (Residual if variant.residual else Expert)(inputs, list(variant.hidden), variant.components)
 
 
-def read(variant: Variant, expert: int) -> np.ndarray:
+def inputs_read(variant: Variant, expert: int) -> np.ndarray:
     """Which inputs a variant reads: bool [inputs]."""
     from ardmzip import features
 
@@ -162,13 +162,12 @@ def read(variant: Variant, expert: int) -> np.ndarray:
 def make_optimiser(variant: Variant, net: torch.nn.Module) -> list[torch.optim.Optimizer]:
     import torch
 
-    matrices = [p for name, p in net.named_parameters() if p.ndim == 2]
-    others = [p for p in net.parameters() if p.ndim != 2]
-    if variant.optimiser == "muon":
+    if variant.optimiser == "muon":  # of torch 2.9 or newer
         trunk = [p for name, p in net.named_parameters() if name.startswith("weights")]
         others = [p for name, p in net.named_parameters() if not name.startswith("weights")]
         muon = torch.optim.Muon(trunk, lr=variant.rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
         return [muon, torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
+    matrices, others = [p for p in net.parameters() if p.ndim == 2], [p for p in net.parameters() if p.ndim != 2]
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
     if variant.optimiser == "radam":
         return [torch.optim.RAdam(groups, lr=variant.rate, betas=(0.9, 0.99), decoupled_weight_decay=True)]
@@ -180,23 +179,23 @@ def batches(bank: Bank, expert: int, size: int) -> Iterator[Samples]:
         yield bank.sample(expert, size, np.random.default_rng([step, expert]), 0.1)
 
 
-def trained(variant: Variant, expert: int, data: Data, seconds: float) -> tuple[list[float], int]:
+def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> tuple[list[float], int]:
     """Bits per sub-pixel on each validation bank, and samples seen."""
     import torch
 
     from ardmzip import features
     from ardmzip.likelihood import code_length
 
-    mask = torch.from_numpy(read(variant, expert).astype(np.float32))
+    mask = torch.from_numpy(inputs_read(variant, expert).astype(np.float32))
     net = make_net(variant, features.expert_layout(expert).inputs)
     average = copy.deepcopy(net).requires_grad_(False)
     optimisers = make_optimiser(variant, net)
-    first = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
     begun, seen, step = time.thread_time(), 0, 0
     samples = batches(data.training, expert, variant.batch)
     while (used := (time.thread_time() - begun) / seconds) < 1:
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
-        for group, rate in zip(groups, first, strict=True):
+        for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * (1 - used) * min(1.0, (step + 1) / 200)
         s = next(samples)
         with torch.autocast("cpu", torch.bfloat16):
@@ -226,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS), metavar="NAME",
                         help=f"some of {', '.join(VARIANTS)} (9x9 in a run of its own)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="of a thread, for each expert")
+    parser.add_argument("--seconds", type=float, default=40, metavar="S", help="of a thread, for each expert")
     parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", help="(default 0 4)")
     args = parser.parse_args(argv)
     radii = {VARIANTS[name].radius for name in args.variants}
@@ -235,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     radius = radii.pop()
     # kernels are compiled for the radius that is known when they are loaded; those in the cache are for the usual one
     with tempfile.TemporaryDirectory() as cache:
-        if radius != Variant().radius:
+        if radius != BASE.radius:
             os.environ["NUMBA_CACHE_DIR"] = cache
         from ardmzip import features
 
@@ -255,14 +254,14 @@ def compare(config: Path, variants: list[tuple[str, Variant]], experts: list[int
     torch.set_num_threads(1)
     loaded = TrainConfig.load(config)
     data: dict[bool, Data] = {}
-    print("| variant |" + "".join(f" {e}, plain | processed | samples, millions |" for e in experts))
+    print("| variant |" + "".join(f" {e}, plain | augmented | samples, millions |" for e in experts))
     print("|---|" + "---:|---:|---:|" * len(experts), flush=True)
     for name, variant in variants:
         if variant.augmented not in data:
             data[variant.augmented] = make_data(loaded, variant.augmented)
         cells = ""
         for expert in experts:
-            bits, seen = trained(variant, expert, data[variant.augmented], seconds)
+            bits, seen = train_variant(variant, expert, data[variant.augmented], seconds)
             cells += "".join(f" {b:.4f} |" for b in bits) + f" {seen / 1e6:.1f} |"
         print(f"| {name} |{cells}", flush=True)
 

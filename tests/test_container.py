@@ -226,6 +226,8 @@ def test_short_form_of_a_square_has_no_height():
     assert same(unpack(file), container)
     with pytest.raises(FormatError, match="a square image with a height"):
         unpack(b"\x9as\x0c\x20\x20" + file[4:])
+    with pytest.raises(FormatError, match="newer"):
+        unpack(b"\x9as\x8c\x20\x20" + file[4:])
     long = bytearray(pack(replace(container, metadata=b"")))
     long[5] |= 0x10
     with pytest.raises(FormatError, match="reserved flag bits"):

@@ -24,7 +24,7 @@ from ardmzip.container import (
     is_short,
     outline,
     short_checksum,
-    take_size,
+    take_sides,
 )  # fmt: skip
 from ardmzip.errors import FormatError
 from ardmzip.pixelformat import PixelFormat
@@ -128,7 +128,8 @@ def _parsed(template: bytes) -> tuple[int, int, bytes, PixelFormat]:
     """Height, width, model, and format: palettes, whose format need not be here, count as 8-bit gray."""
     short = template[0] == SHORT
     reader = Reader(memoryview(template)[1 if short else 2 :])
-    flags, width, height = take_size(reader, short)
+    flags = reader.byte()
+    width, height = take_sides(reader, flags, short)
     identity = bytes(reader.take(SHORT_ID_BYTES if short else MODEL_ID_BYTES))
     described = PixelFormat("gray" if flags & GRAY else "RGB")
     if reader.left() and reader.byte() == FORMAT:

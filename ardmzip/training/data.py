@@ -38,7 +38,8 @@ class CropConfig:
     #: pixels; these are mostly left as they are then.
     thumbnails: float = 0.0
     small: tuple[int, int] = (32, 128)
-    #: How often an image of a sheet is drawn, where others are drawn once.
+    #: How often an image of a sheet is drawn, where others are drawn once; more than 0. Of no effect where images pass
+    #: through memory.
     sheets: float = 0.25
     #: Files, or images of shards, kept in memory by each worker. Where there are more files, or any shards, the images
     #: pass through it.
@@ -50,7 +51,7 @@ class CropConfig:
 def image_pool(sources: list[str], rng: np.random.Generator, config: CropConfig) -> Iterator[np.ndarray]:
     """Endless random images: all of them while they fit in memory, or those that pass through it.
 
-    In memory, images of sheets are drawn as seldom as ``config`` says; what passes comes once each time.
+    In memory, images of sheets are drawn as often as ``config`` says; what passes comes once each time.
     """
     if not any(map(is_shard, sources)) and len(sources) <= config.memory:
         sheets = [source for source in sources if is_sheet(source)]

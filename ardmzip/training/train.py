@@ -253,7 +253,8 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def start(self) -> None:
-        """Take the weights that the configuration says to begin with, and the keys if there are any."""
+        """Take the weights that the configuration says to begin with; of a run with codes also the keys, and the mean and
+        deviation of the side information that they belong to."""
         state = _load(Path(self.config.start))
         if "codes" not in state["average"] and getattr(self.net, "codes", None) is not None:
             state["average"]["codes"] = self.net.codes.detach()  # the run before had none
@@ -466,7 +467,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
 
 
 def _make_codes(run: Run, fabric: Fabric, parts: list[Part]) -> None:
-    """Let the crops have codes; those of a new run come from the crops of the first part."""
+    """Let the crops have codes; those of a run that has none yet come from the crops of the first part."""
     if run.keys is None:
         bank = parts[0].bank
         side = bank.own_side[bank.side[:, 0] > 0]

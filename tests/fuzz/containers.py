@@ -381,6 +381,8 @@ def change_size(p: Parts, rng: random.Random) -> None:
         p.width = max(0, other)
     else:
         p.height = max(0, other)
+    if p.short and rng.random() < 0.5:  # so that the height is written
+        p.flags &= ~SQUARE
 
 
 def change_flags(p: Parts, rng: random.Random) -> None:
@@ -473,7 +475,7 @@ def change_changes(p: Parts, rng: random.Random) -> None:
         index = sum(kind in (0x88, 0x05, 0x8B) for kind, _ in p.chunks[:3])
         p.chunks.insert(index, (CHANGES, b""))
         if p.short:  # has no room for them
-            p.short, p.model = False, loaded.id
+            p.short, p.model, p.flags = False, loaded.id, p.flags & ~SQUARE
             p.chunks[1:] = [(kind, bytes_of(inner) + bytes(-len(bytes_of(inner)) % 4)) for kind, inner in p.chunks[1:]]
     else:
         with contextlib.suppress(FormatError, IndexError):
