@@ -2,8 +2,8 @@
 
     python -m bench.search CONFIG [--variants NAME...] [--seconds 40] [--experts 0 4]
 
-prints a table of validation bits per sub-pixel (docs/TRAINING.md has one). All variants see the same 800 crops, those of
-one batch size the same pixels in the same order; a budget is seconds of one thread, samples and weight averaging
+prints a table of validation bits per sub-pixel (docs/TRAINING.md has one). All variants see the same 800 crops, those
+of one batch size the same pixels in the same order; a budget is seconds of one thread, samples and weight averaging
 included.
 """
 

@@ -253,8 +253,8 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def start(self) -> None:
-        """Take the weights that the configuration says to begin with; for codes also the keys, and the mean and deviation
-        of the side information that they belong to."""
+        """Take the weights that the configuration says to begin with; for codes also the keys, and mean and
+        deviation of the side information that they belong to."""
         state = _load(Path(self.config.start))
         if "codes" not in state["average"] and getattr(self.net, "codes", None) is not None:
             state["average"]["codes"] = self.net.codes.detach()  # the run before had none
