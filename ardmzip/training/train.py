@@ -261,7 +261,7 @@ class Run:
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
-        if self.config.codes and "keys" in state:
+        if getattr(self.net, "codes", None) is not None and "keys" in state:
             self._take_side_information(state)
 
     def load(self) -> None:
