@@ -186,6 +186,7 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
 
     from ardmzip import features
     from ardmzip.likelihood import code_length
+    from ardmzip.training.train import update_average
 
     mask = torch.from_numpy(inputs_read(variant, expert).astype(np.float32))
     net = make_net(variant, features.expert_layout(expert).inputs)
@@ -207,9 +208,7 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
         for optimiser in optimisers:
             optimiser.step()
         step, seen = step + 1, seen + len(s.target)
-        with torch.no_grad():
-            weight = 1 - min(variant.average, 1 - 1 / (step + 1))
-            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), weight)
+        update_average(average, net, variant.average, step)
     bits = []
     with torch.no_grad():
         for bank in data.validation:

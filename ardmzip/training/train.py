@@ -179,6 +179,13 @@ def validate(net: Network, bank: Bank, quantise: bool, samples: int = 8000) -> f
     return total
 
 
+@torch.no_grad()
+def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights towards those of a network after ``step`` steps; the first ones all count alike."""
+    weight = 1 - min(decay, 1 - 1 / (step + 1))
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), weight)
+
+
 #: Numbers of a run over time, in log.csv and TensorBoard; log.jsonl has all there is to tell.
 COLUMNS = ("step", "minutes", "samples", "loss", "rate", "validation", "quantised")
 
@@ -220,9 +227,7 @@ class Run:
         self.step += 1
         self.seconds += seconds
         self.samples += samples
-        with torch.no_grad():
-            weight = 1 - min(self.config.average, 1 - 1 / (self.step + 1))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
+        update_average(self.average, self.net, self.config.average, self.step)
 
     def to(self, device: torch.device) -> None:
         """Move networks and the optimiser's state to a device."""
@@ -256,12 +261,13 @@ class Run:
         """Take the weights that the configuration says to begin with; for codes also the keys, and mean and
         deviation of the side information that they belong to."""
         state = _load(Path(self.config.start))
-        if "codes" not in state["average"] and getattr(self.net, "codes", None) is not None:
+        has_codes = getattr(self.net, "codes", None) is not None
+        if has_codes and "codes" not in state["average"]:
             state["average"]["codes"] = self.net.codes.detach()  # the run before had none
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
-        if getattr(self.net, "codes", None) is not None and "keys" in state:
+        if has_codes and "keys" in state:
             self._take_side_information(state)
 
     def load(self) -> None:
