@@ -1,10 +1,10 @@
-"""The search for a network: variants of it, trained from scratch in equal processor time, compared on held-out images.
+"""The search for a network: variants of it, trained in equal processor time, compared on held-out photographs.
 
-    python -m bench.search CONFIG [--variants NAME...] [--seconds 40] [--experts 0 4]
+    python -m bench.search CONFIG [--variants NAME...] [--seconds 30] [--experts 0 4]
 
-prints a table of validation bits per sub-pixel (docs/TRAINING.md has one). All variants see the same 800 crops, those
-of one batch size the same pixels in the same order; a budget is seconds of one thread, samples and weight averaging
-included.
+prints a table of bits per sub-pixel with a frozen head and with a learning one (docs/TRAINING.md has it). All variants
+see the same 800 crops, those of one batch size the same pixels in the same order; a budget is seconds of one thread,
+samples and weight averaging included. Variants begin with random weights, ``trained`` ones with those of ``photo``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,23 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from ardmzip.training.data import Bank, Samples
+    from ardmzip.fitting.samples import Samples
+    from ardmzip.model import Model
+    from ardmzip.training.data import Bank
     from ardmzip.training.train import TrainConfig
+    from bench.further import Field, Generic
 
-#: Crops to train on and samples that are validated. A crop of 256x256 pixels has 16,384 pixels for each expert.
-CROPS, VALIDATION = 800, 40_000
+#: Crops to train on, and those of them by which heads find out how to learn. A crop of 256x256 pixels has 16,384 pixels
+#: for each expert.
+CROPS, BASIS_CROPS = 800, 64
+#: Held-out photographs, cut to squares: plain and processed.
+PHOTOGRAPHS, SQUARE = 8, 512
+#: Weights of ``photo`` (docs/TRAINING.md), and its model file.
+TRAINED, MODEL = Path("docs/training/photo-long.pt"), "photo"
 #: What the kernels have room for.
 MOST_TAPS = 64
+#: Channels of a coarse trunk: three convolutions of 3x3.
+COARSE_CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,10 @@ class Variant:
     average: float = 0.9995
     #: Whether crops are augmented.
     augmented: bool = True
+    #: Further inputs (further.KINDS).
+    further: str = ""
+    #: Whether it begins with the weights of ``photo``.
+    trained: bool = False
 
     @property
     def radius(self) -> int:
@@ -59,6 +74,8 @@ class Variant:
 
 
 BASE = Variant()
+#: Further inputs have no effect at first; the rate is that at which a run is gone on with.
+GONE_ON = Variant(trained=True, rate=8e-4)
 VARIANTS = {
     "as `photo`": BASE,
     "K = 3": replace(BASE, components=3),
@@ -87,6 +104,13 @@ VARIANTS = {
     "Muon, batch 1,600": replace(BASE, optimiser="muon", rate=1e-2, batch=1600),
     "RAdam": replace(BASE, optimiser="radam"),
     "not augmented": replace(BASE, augmented=False),
+    "coarse trunk": replace(BASE, further="coarse trunk"),
+    "trained": GONE_ON,
+    "trained, coarse trunk": replace(GONE_ON, further="coarse trunk"),
+    "trained, fitted prediction": replace(GONE_ON, further="fitted"),
+    "trained, generic prediction": replace(GONE_ON, further="generic"),
+    "trained, coding errors": replace(GONE_ON, further="errors"),
+    "trained, fitted prediction and coding errors": replace(GONE_ON, further="fitted, errors"),
 }
 
 #: Those whose windows have the usual size.
@@ -95,56 +119,134 @@ USUAL = [name for name, variant in VARIANTS.items() if variant.radius == BASE.ra
 
 @dataclass
 class Data:
-    """Crops to train on, and held-out crops, plain and augmented."""
+    """Crops to train on, and held-out photographs, plain and processed: planes uint8 [3, height, width] each."""
 
     training: Bank
-    validation: list[Bank] = field(default_factory=list)
+    crops: list[np.ndarray]
+    photographs: list[list[np.ndarray]]
+    #: Pixels of the first crops and of all photographs, by expert (learned.pixels).
+    basis: dict[int, list[tuple[Samples, int]]]
+    held_out: list[dict[int, list[tuple[Samples, int]]]]
+    #: Further inputs, by kind and expert, of all crops and of all photographs.
+    fields: dict[tuple[str, int], tuple[Field, Field]] = field(default_factory=dict)
+
+    @cached_property
+    def generic(self) -> Generic:
+        from bench.further import Generic
+
+        return Generic(self.crops)
+
+    def further(self, kind: str, expert: int) -> tuple[Field, Field] | None:
+        """What a kind of further inputs sees of the crops and of the photographs."""
+        from bench import further
+
+        if kind and (kind, expert) not in self.fields:
+            parts = self.crops, list(itertools.chain(*self.photographs))
+            crops, photographs = (further.field(kind, part, expert, self.generic) for part in parts)
+            self.fields[kind, expert] = crops, photographs
+        return self.fields.get((kind, expert))
 
 
-def make_data(config: TrainConfig, augmented: bool) -> Data:
-    from ardmzip import sideinfo
+def training_crops(config: TrainConfig, count: int, augmented: bool) -> list[np.ndarray]:
+    """Planes uint8 [3, height, width] of crops of the training images."""
     from ardmzip.image import to_planes
     from ardmzip.training import data
     from ardmzip.training.augment import augment, random_crop
-    from ardmzip.training.train import data_split, validation_crops
+    from ardmzip.training.train import data_split
 
-    training, held_out = data_split(config)
     rng = np.random.default_rng(config.seed)
-    pool = data.image_pool(training, rng, config.crops)
-    crops = [random_crop(image, config.crop, rng) for image in itertools.islice(pool, CROPS)]
+    pool = data.image_pool(data_split(config)[0], rng, config.crops)
+    crops = [random_crop(image, config.crop, rng) for image in itertools.islice(pool, count)]
     if augmented:
         crops = [random_crop(augment(np.ascontiguousarray(crop), rng), config.crop, rng) for crop in crops]
-    plain = [np.ascontiguousarray(crop) for crop in validation_crops(held_out, config.crops)]
-    rng = np.random.default_rng(config.seed)  # the same for all variants
-    processed = [random_crop(augment(crop, rng), config.crop, rng) for crop in plain]
-
-    measured = [[(planes, sideinfo.measure(planes)) for planes in map(to_planes, c)] for c in (crops, plain, processed)]
-    stats = np.stack([own for _, own in measured[0]])
-    banks = []
-    for part in measured:
-        bank = data.Bank(len(part), 0, stats.mean(0), stats.std(0) + 1e-3, config.crop)
-        for slot, (planes, own) in enumerate(part):
-            bank.put(slot, planes, own)
-        banks.append(bank)
-    return Data(banks[0], banks[1:])
+    return [to_planes(crop) for crop in crops]
 
 
-def make_net(variant: Variant, inputs: int) -> Any:
-    """A network int8 inputs / 32 float [n, inputs] -> float [n, 3 K], with a column for each that it does not read."""
+def held_out_photographs(config: TrainConfig) -> list[list[np.ndarray]]:
+    """Planes of squares of held-out photographs, as they are and processed."""
+    from ardmzip.image import to_planes
+    from ardmzip.training.augment import augment, random_crop
+    from ardmzip.training.images import stream_images
+    from ardmzip.training.train import data_split
+
+    rng = np.random.default_rng(config.seed)
+    found = stream_images(data_split(config)[1], held_out=True)
+    large = (image for image in found if min(image.shape[:2]) >= config.crop)
+    plain = [np.ascontiguousarray(random_crop(image, SQUARE, rng)) for image in itertools.islice(large, PHOTOGRAPHS)]
+    processed = [random_crop(augment(image, rng), SQUARE, rng) for image in plain]
+    return [[to_planes(image) for image in part] for part in (plain, processed)]
+
+
+def make_data(config: TrainConfig, model: Model, augmented: bool, experts: list[int]) -> Data:
+    """model: the one that tells how side information is made."""
+    from ardmzip import sideinfo
+    from ardmzip.training.data import Bank
+    from bench.learned import pixels
+
+    crops, photographs = training_crops(config, CROPS, augmented), held_out_photographs(config)
+    bank = Bank(len(crops), 0, model.side_mean, model.side_std, config.crop)
+    for slot, planes in enumerate(crops):
+        bank.put(slot, planes, sideinfo.measure(planes))
+    found = [pixels(part, model, experts) for part in (crops[:BASIS_CROPS], *photographs)]
+    return Data(bank, crops, photographs, found[0], found[1:])
+
+
+def make_net(variant: Variant, expert: int, numbers: int) -> Any:
+    """A network int8 inputs / 32 float [n, inputs], a column for each that it does not read, and windows of so many
+    ``numbers`` a pixel int16 [n, side, side, numbers] -> float [n, 3 K]."""
     import torch
+    from torch.nn.functional import hardtanh, linear
 
+    from ardmzip import features
     from ardmzip.training.net import ACTIVATION_MAX, Expert
+    from bench.further import ONE
 
-    class Residual(Expert):
-        def forward(self, x: torch.Tensor, quantise: bool) -> torch.Tensor:
+    class Net(Expert):
+        def __init__(self) -> None:
+            inputs = features.expert_layout(expert).inputs
+            coarse = variant.further == "coarse trunk"
+            super().__init__(
+                inputs + (COARSE_CHANNELS if coarse else numbers), list(variant.hidden), variant.components
+            )
+            with torch.no_grad():
+                self.weights[0][:, inputs:] = 0
+            self.coarse = None
+            if coarse:
+                layers = [torch.nn.Conv2d(n, COARSE_CHANNELS, 3) for n in (6, COARSE_CHANNELS, COARSE_CHANNELS)]
+                self.coarse = torch.nn.Sequential(
+                    *itertools.chain(*((layer, torch.nn.Hardtanh(0, ACTIVATION_MAX)) for layer in layers))
+                )
+
+        def inputs(self, x: torch.Tensor, windows: np.ndarray | None) -> torch.Tensor:
+            if windows is None:
+                return x
+            w = torch.from_numpy(windows).float().permute(0, 3, 1, 2)
+            if self.coarse is None:
+                return torch.cat([x, w[:, :, 0, 0] / ONE], 1)
+            w[:, 1:] -= w[:, :1]  # G, R-G, B-G
+            d = w - w[:, :, w.shape[2] // 2, w.shape[3] // 2][:, :, None, None]
+            activity = d.abs().mean((2, 3), keepdim=True) + 0.5
+            scaled = d.sign() * torch.log1p(d.abs() / activity)
+            seen = torch.cat([scaled, (torch.log2(activity) / 2).expand_as(d)], 1)
+            return torch.cat([x, self.coarse(seen)[:, :, 0, 0].float()], 1)
+
+        def trunk(self, x: torch.Tensor, quantise: bool) -> torch.Tensor:
+            if not variant.residual:
+                return super().trunk(x, quantise)
             for w, b in zip(self.weights, self.biases, strict=True):
-                y = torch.nn.functional.hardtanh(torch.nn.functional.linear(x, w, b), 0.0, ACTIVATION_MAX)
+                y = hardtanh(linear(x, w, b), 0.0, ACTIVATION_MAX)
                 x = y if y.shape != x.shape else torch.clamp(x + y, max=ACTIVATION_MAX)
-            with torch.autocast(x.device.type, enabled=False):
-                return torch.nn.functional.linear(x.to(self.head.dtype), self.head, self.head_bias)
+            return x
 
     torch.manual_seed(1)
-    return (Residual if variant.residual else Expert)(inputs, list(variant.hidden), variant.components)
+    net = Net()
+    if variant.trained:
+        weights = torch.load(TRAINED, map_location="cpu", weights_only=True)["average"]
+        for name, own in net.named_parameters():
+            if f"experts.{expert}.{name}" in weights:
+                trained = weights[f"experts.{expert}.{name}"]
+                own.data[..., : trained.shape[-1]] = trained
+    return net
 
 
 def inputs_read(variant: Variant, expert: int) -> np.ndarray:
@@ -175,33 +277,29 @@ def make_optimiser(variant: Variant, net: torch.nn.Module) -> list[torch.optim.O
     return [torch.optim.AdamW(groups, lr=variant.rate, betas=(0.9, 0.99), fused=True)]
 
 
-def batches(bank: Bank, expert: int, size: int) -> Iterator[Samples]:
-    for step in itertools.count():
-        yield bank.sample(expert, size, np.random.default_rng([step, expert]), 0.1)
-
-
-def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> tuple[list[float], int]:
-    """Bits per sub-pixel on each validation bank, and samples seen."""
+def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> tuple[Any, int]:
+    """The network, with averaged weights, and how many samples it has seen."""
     import torch
 
-    from ardmzip import features
     from ardmzip.likelihood import code_length
     from ardmzip.training.train import update_average
 
     mask = torch.from_numpy(inputs_read(variant, expert).astype(np.float32))
-    net = make_net(variant, features.expert_layout(expert).inputs)
+    fields = data.further(variant.further, expert)
+    net = make_net(variant, expert, fields[0].array.shape[-1] if fields else 0)
     average = copy.deepcopy(net).requires_grad_(False)
     optimisers = make_optimiser(variant, net)
     rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
     begun, seen, step = time.thread_time(), 0, 0
-    samples = batches(data.training, expert, variant.batch)
     while (used := (time.thread_time() - begun) / seconds) < 1:
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * (1 - used) * min(1.0, (step + 1) / 200)
-        s = next(samples)
+        places = data.training.places(expert, variant.batch, np.random.default_rng([step, expert]))
+        s = data.training.read(expert, places, np.zeros(len(places.slots), np.int64))
+        windows = fields[0].read(places.slots, places.row // 2, places.column // 2) if fields else None
         with torch.autocast("cpu", torch.bfloat16):
-            outputs = net(s.x.float() / 32 * mask, False)
+            outputs = net(net.inputs(s.x.float() / 32 * mask, windows), False)
         loss = code_length(outputs, s.target, s.centre, s.scale).mean()
         net.zero_grad(set_to_none=True)
         loss.backward()
@@ -209,13 +307,31 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
             optimiser.step()
         step, seen = step + 1, seen + len(s.target)
         update_average(average, net, variant.average, step)
-    bits = []
-    with torch.no_grad():
-        for bank in data.validation:
-            s = bank.sample(expert, VALIDATION, np.random.default_rng(5))
-            outputs = average(s.x.float() / 32 * mask, False)
-            bits.append(float(code_length(outputs, s.target, s.centre, s.scale).mean()))
-    return bits, seen
+    return average, seen
+
+
+def measure(variant: Variant, expert: int, data: Data, model: Model, net: Any) -> list[tuple[float, float]]:
+    """Bits per sub-pixel of plain and of processed photographs, with a frozen head and with a learning one."""
+    from bench.learned import Learned, head_tensors
+
+    fields = data.further(variant.further, expert)
+
+    def trunk(number: int, row: np.ndarray, column: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+        windows = None
+        if fields:
+            crop = number < len(data.crops)
+            part, image = fields[0 if crop else 1], number if crop else number - len(data.crops)
+            windows = part.read(np.full(len(row), image), row, column)
+        outputs: torch.Tensor = net.trunk(net.inputs(x.float() / 32, windows), False)
+        return outputs
+
+    learned = Learned(head_tensors(net, expert), trunk, expert, inputs_read(variant, expert), model)
+    learned.measure_basis(data.basis[expert], 0)
+    found, number = [], itertools.count(len(data.crops))
+    for part in data.held_out:
+        bits = np.mean([learned.bits(next(number), *image) for image in part[expert]], 0)
+        found.append((float(bits[0]), float(bits[1])))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,8 +341,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS), metavar="NAME",
                         help=f"some of {', '.join(VARIANTS)} (9x9 in a run of its own)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=40, metavar="S", help="of a thread, for each expert")
-    parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", help="(default 0 4)")
+    parser.add_argument("--seconds", type=float, default=30, metavar="S", help="of a thread, for each expert")
+    parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", choices=range(9),
+                        help="of level 0: 0 to 8 (default 0 4)")  # fmt: skip
     args = parser.parse_args(argv)
     radii = {VARIANTS[name].radius for name in args.variants}
     if len(radii) > 1:
@@ -236,16 +353,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as cache:
         if radius != BASE.radius:
             os.environ["NUMBA_CACHE_DIR"] = cache
-        from ardmzip import features
+        from ardmzip import contexts, features, model
 
+        loaded = model.load(MODEL)  # which has the usual windows
         features.RADIUS = radius
+        features.layout.cache_clear()
+        contexts.context_inputs.cache_clear()
         if max(len(features.expert_layout(expert).offsets) for expert in args.experts) > MOST_TAPS:
-            parser.error("windows of 9x9 are for the first two lattices: 0 to 5, 9 to 14")
-        compare(args.config, [(name, VARIANTS[name]) for name in args.variants], args.experts, args.seconds)
+            parser.error("windows of 9x9 are for the first two lattices: 0 to 5")
+        compare(args.config, loaded, [(name, VARIANTS[name]) for name in args.variants], args.experts, args.seconds)
     return 0
 
 
-def compare(config: Path, variants: list[tuple[str, Variant]], experts: list[int], seconds: float) -> None:
+def compare(
+    config: Path, model: Model, variants: list[tuple[str, Variant]], experts: list[int], seconds: float
+) -> None:  # fmt: skip
     """Train the variants, and print a line of the table for each."""
     import torch
 
@@ -254,15 +376,18 @@ def compare(config: Path, variants: list[tuple[str, Variant]], experts: list[int
     torch.set_num_threads(1)
     loaded = TrainConfig.load(config)
     data: dict[bool, Data] = {}
-    print("| variant |" + "".join(f" {e}, plain | augmented | samples, millions |" for e in experts))
-    print("|---|" + "---:|---:|---:|" * len(experts), flush=True)
+    columns = "plain", "learning", "processed", "learning", "samples, millions"
+    print("| variant |" + "".join(f" {e}, {column} |" for e in experts for column in columns))
+    print("|---|" + "---:|" * (len(columns) * len(experts)), flush=True)
     for name, variant in variants:
         if variant.augmented not in data:
-            data[variant.augmented] = make_data(loaded, variant.augmented)
+            data[variant.augmented] = make_data(loaded, model, variant.augmented, experts)
         cells = ""
         for expert in experts:
-            bits, seen = train_variant(variant, expert, data[variant.augmented], seconds)
-            cells += "".join(f" {b:.4f} |" for b in bits) + f" {seen / 1e6:.1f} |"
+            net, seen = train_variant(variant, expert, data[variant.augmented], seconds)
+            for frozen, learned in measure(variant, expert, data[variant.augmented], model, net):
+                cells += f" {frozen:.4f} | {learned:.4f} |"
+            cells += f" {seen / 1e6:.1f} |"
         print(f"| {name} |{cells}", flush=True)
 
 

@@ -65,7 +65,7 @@ def fit(
     done, total = 0, sum(map(len, samples.values()))
     found: dict[str, np.ndarray] = {}
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
-        work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
+        work = {e: pool.submit(fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
         try:
             for expert, future in work.items():
                 found |= future.result()
@@ -148,7 +148,7 @@ class Coding:
         return sum(bits for bits, _, _ in self.run(count)) * self._samples.pixels / count
 
 
-def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
+def fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
     """Steps of an expert's biases, by layer; none if they do not pay."""
     coding = Coding(model, backend, expert, samples)
     trained = coding.trunk.biases

@@ -20,7 +20,7 @@ from ardmzip import choice, codec, codes, features, learning, network, sideinfo
 from ardmzip.contexts import block_tables
 from ardmzip.model import Model
 from ardmzip.order import LatticeOrder
-from ardmzip.predictor import LearnedDistribution, Predictor, window_offsets
+from ardmzip.predictor import Activations, LearnedDistribution, Predictor, window_offsets
 
 #: Directions kept: 64 lost a sixth of the gain, 400 gained nothing (docs/LEARNING.md).
 DIRECTIONS = 128
@@ -58,7 +58,7 @@ def scales(hidden: int, expert: int) -> np.ndarray:
     ).astype(np.float32)
 
 
-def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
+def untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
     """The head of an expert before its basis is known."""
     outputs, hidden = tensors[f"expert.{expert}.head.weight"].shape
     empty: dict[str, np.ndarray] = {
@@ -69,10 +69,21 @@ def _untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
     return learning.Head(learning.start(tensors | empty, expert), 0)
 
 
+def slopes(
+    head: learning.Head, activations: Activations, values: np.ndarray, predictor: Predictor, units: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs of a head float32 [n, inputs], the gradient of the code length of values by its outputs in bits, float32
+    [n, outputs]), as ``Statistics.add`` takes them. units: ``scales`` of the expert."""
+    halves = LearnedDistribution(head, activations, predictor).gradient(values).float()
+    half, outputs = len(halves) // 2, len(head.start.bias)
+    gradient = (halves[:outputs] * (1 << network.HEAD_SPLIT) + halves[half : half + outputs]).t() / 1024
+    return activations.inputs.numpy()[:, : len(units)] * units, gradient.numpy()
+
+
 def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     """Statistics of all experts over crops (planes uint8 [3, height, width])."""
     chosen = network.backend("cpu")
-    heads = [_untaught(model.tensors, e) for e in range(features.EXPERTS)]
+    heads = [untaught(model.tensors, e) for e in range(features.EXPERTS)]
     units = [scales(model.tensors[f"expert.{e}.head.weight"].shape[1], e) for e in range(features.EXPERTS)]
     sums = [Statistics(len(head.start.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
@@ -94,12 +105,7 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                     at, stride = window_offsets(order, atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
                     activations = predictor.activations(atom, array, at, stride, blocks)
-                    batch = LearnedDistribution(head, activations, predictor)
-                    halves = batch.gradient(values).float()
-                    half, outputs = len(halves) // 2, len(head.start.bias)
-                    g = (halves[:outputs] * (1 << network.HEAD_SPLIT) + halves[half : half + outputs]).t() / 1024
-                    u = activations.inputs.numpy()[:, : len(units[expert])] * units[expert]
-                    parts.setdefault(expert, []).append((u, g.numpy()))
+                    parts.setdefault(expert, []).append(slopes(head, activations, values, predictor, units[expert]))
                 if size:
                     pyramid.fill(atom, values)
         for expert, pieces in parts.items():
@@ -109,25 +115,29 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
 
 def tensors(sums: list[Statistics]) -> dict[str, np.ndarray]:
     """The model tensors ``learning.*`` of all experts."""
-    out: dict[str, np.ndarray] = {}
-    for expert, s in enumerate(sums):
-        crops = len(s.gradients)
-        values, vectors = np.linalg.eigh(s.inner / crops)
-        inner = (vectors * (np.maximum(values, 0) + DAMPING) ** -0.5) @ vectors.T
-        values, vectors = np.linalg.eigh(s.outer / crops)
-        outer = (vectors * np.maximum(values, 1e-3 * values.max()) ** -0.5) @ vectors.T
-        white = np.einsum("op,cpf,fk->cok", outer, np.stack(s.gradients), inner, optimize=True)
-        second = np.einsum("cof,cok->fk", white, white, optimize=True) / (crops * len(outer))
-        values, vectors = np.linalg.eigh(second)
-        values, vectors = values[::-1][:DIRECTIONS], vectors[:, ::-1][:, :DIRECTIONS]
-        spread = np.sqrt(np.maximum(values - np.mean(s.noise), 1e-6))
+    return {name: array for expert, s in enumerate(sums) for name, array in directions(s, expert).items()}
 
-        scale = scales(inner.shape[0] - learning.skip_inputs(expert) - 1, expert)
-        basis = (inner @ vectors * scale[:, None]).T
-        peak = np.abs(basis).max(1)
-        mix_peak = np.abs(outer).max()
-        rate = RATE * np.sqrt(spread / spread.max()) * (peak / 127) * mix_peak * 2.0**15
-        out[f"learning.{expert}.basis"] = np.rint(basis * (127 / peak[:, None])).astype(np.int8)
-        out[f"learning.{expert}.mix"] = np.rint(outer / mix_peak * learning.MIX_ONE).astype(np.int32)
-        out[f"learning.{expert}.rate"] = np.rint(rate * learning.RATE_ONE).astype(np.int32)
-    return out
+
+def directions(s: Statistics, expert: int) -> dict[str, np.ndarray]:
+    """Those of one expert."""
+    crops = len(s.gradients)
+    values, vectors = np.linalg.eigh(s.inner / crops)
+    inner = (vectors * (np.maximum(values, 0) + DAMPING) ** -0.5) @ vectors.T
+    values, vectors = np.linalg.eigh(s.outer / crops)
+    outer = (vectors * np.maximum(values, 1e-3 * values.max()) ** -0.5) @ vectors.T
+    white = np.einsum("op,cpf,fk->cok", outer, np.stack(s.gradients), inner, optimize=True)
+    second = np.einsum("cof,cok->fk", white, white, optimize=True) / (crops * len(outer))
+    values, vectors = np.linalg.eigh(second)
+    values, vectors = values[::-1][:DIRECTIONS], vectors[:, ::-1][:, :DIRECTIONS]
+    spread = np.sqrt(np.maximum(values - np.mean(s.noise), 1e-6))
+
+    scale = scales(inner.shape[0] - learning.skip_inputs(expert) - 1, expert)
+    basis = (inner @ vectors * scale[:, None]).T
+    peak = np.abs(basis).max(1)
+    mix_peak = np.abs(outer).max()
+    rate = RATE * np.sqrt(spread / spread.max()) * (peak / 127) * mix_peak * 2.0**15
+    return {
+        f"learning.{expert}.basis": np.rint(basis * (127 / peak[:, None])).astype(np.int8),
+        f"learning.{expert}.mix": np.rint(outer / mix_peak * learning.MIX_ONE).astype(np.int32),
+        f"learning.{expert}.rate": np.rint(rate * learning.RATE_ONE).astype(np.int32),
+    }

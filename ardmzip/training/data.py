@@ -24,6 +24,8 @@ COARSE_LEVELS = 7
 COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
 BANK_LEVELS = COARSE_LEVELS + 1
 PAD = features.RADIUS
+#: First row and column of each kind of lattice.
+KIND_OFFSETS = ((1, 1), (0, 1), (1, 0))
 #: Small images are seldom processed once they are small.
 GENTLE = AugmentConfig(untouched=0.85)
 
@@ -150,6 +152,16 @@ class Samples:
         )  # fmt: skip
 
 
+@dataclass
+class Places:
+    """Where samples are taken: slots (of the bank), level, and row and column in its level, int64 [n] each."""
+
+    slots: np.ndarray
+    level: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+
 class Bank:
     """Level arrays of many crops in one flat int16 buffer. The first ``gray`` slots are gray: R and B unknown."""
 
@@ -211,9 +223,19 @@ class Bank:
         """``n`` random pixels for an expert (a few less if crops are too small for the level drawn).
 
         ``masked``: share of samples whose preceding atoms are hidden, as in merged network calls; ``hidden``: exactly
-        so many atoms are hidden from every sample. ``level_only``: all samples from one level. ``slots``: int64 [n],
-        the crops to draw from, one for each sample, in place of random ones.
+        so many atoms are hidden from every sample. ``level_only``, ``slots``: as for ``places``.
         """
+        places = self.places(expert, n, rng, level_only, slots)
+        n = len(places.slots)
+        gap = np.where(rng.random(n) < masked, np.minimum(1 + rng.exponential(5.0, n), 36), 0).astype(np.int64)
+        return self.read(expert, places, gap if hidden is None else np.full(n, hidden, np.int64))
+
+    def places(
+        self, expert: int, n: int, rng: np.random.Generator, level_only: int | None = None,
+        slots: np.ndarray | None = None,
+    ) -> Places:  # fmt: skip
+        """``n`` random places for an expert. ``level_only``: all of one level. ``slots``: int64 [n], the crops to draw
+        from, one for each place, instead of random ones."""
         lay = features.expert_layout(expert)
         group = expert // (features.KINDS * features.CHANNELS)
         if slots is None:
@@ -225,19 +247,22 @@ class Bank:
         level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, BANK_LEVELS), n, p=share)
         if level_only is not None:
             level = np.full(n, level_only, np.int64)
-        oy, ox = ((1, 1), (0, 1), (1, 0))[lay.kind]
+        oy, ox = KIND_OFFSETS[lay.kind]
         shape = self.shape[slots, level]
         rows, cols = (shape[:, 0] - oy + 1) // 2, (shape[:, 1] - ox + 1) // 2
         keep = (rows > 0) & (cols > 0)
         slots, level, rows, cols = slots[keep], level[keep], rows[keep], cols[keep]
+        row = 2 * (rng.random(len(slots)) * rows).astype(np.int64) + oy
+        col = 2 * (rng.random(len(slots)) * cols).astype(np.int64) + ox
+        return Places(slots, level, row, col)
+
+    def read(self, expert: int, places: Places, gap: np.ndarray) -> Samples:
+        """The pixels at places for an expert. gap: int64 [n], how many of the preceding atoms are hidden from each."""
+        lay = features.expert_layout(expert)
+        slots, level, row, col = places.slots, places.level, places.row, places.column
         n = len(slots)
-        row = 2 * (rng.random(n) * rows).astype(np.int64) + oy
-        col = 2 * (rng.random(n) * cols).astype(np.int64) + ox
         stride = np.asarray(self.sizes)[level]
         at = slots * self.offsets[-1] + self.offsets[level] + ((row + PAD) * stride + col + PAD) * 3
-        gap = np.where(rng.random(n) < masked, np.minimum(1 + rng.exponential(5.0, n), 36), 0).astype(np.int64)
-        if hidden is not None:
-            gap = np.full(n, hidden, np.int64)
         x = np.empty((n, lay.inputs), np.int8)
         centre, cls, target = np.empty(n, np.int32), np.empty(n, np.uint8), np.empty(n, np.int16)
         kernels.training_features(

@@ -71,13 +71,18 @@ class Expert(nn.Module):
         scales = torch.linspace(-2.0, 1.0, components)[torch.arange(components) * 2 % components]
         self.head_bias = nn.Parameter(torch.cat([logits, means, scales]))
 
-    def forward(self, x: Tensor, quantise: bool) -> Tensor:
-        """x: float [n, inputs] (integers / 32) -> float [n, 3 K]."""
+    def trunk(self, x: Tensor, quantise: bool) -> Tensor:
+        """All layers but the head: float [n, inputs] (integers / 32) -> float [n, hidden]."""
         for w, b in zip(self.weights, self.biases, strict=True):
             if quantise:
                 x = fake_activation(nn.functional.linear(x, fake_weight(w), b))
             else:
                 x = nn.functional.hardtanh(nn.functional.linear(x, w, b), 0.0, ACTIVATION_MAX)
+        return x
+
+    def forward(self, x: Tensor, quantise: bool) -> Tensor:
+        """float [n, inputs] -> float [n, 3 K]."""
+        x = self.trunk(x, quantise)
         # bfloat16 holds the trunk's integers, but is too coarse for means and scales
         with torch.autocast(x.device.type, enabled=False):
             return nn.functional.linear(x.to(self.head.dtype), self.head.clamp(-HEAD_MAX, HEAD_MAX), self.head_bias)
