@@ -40,7 +40,7 @@ class CropConfig:
     #: pixels; these are mostly left as they are then.
     thumbnails: float = 0.0
     small: tuple[int, int] = (32, 128)
-    #: How often an image of a sheet is drawn, where others are drawn once; more than 0. Of no effect where images pass
+    #: How often an image of a sheet is drawn, where others are drawn once. Of no effect where images pass
     #: through memory.
     sheets: float = 0.25
     #: Files, or images of shards, kept in memory by each worker. Where there are more files, or any shards, the images
@@ -61,6 +61,8 @@ def image_pool(sources: list[str], rng: np.random.Generator, config: CropConfig)
         weights = np.ones(len(images))
         small = load_images(sheets)
         images, weights = images + small, np.concatenate([weights, np.full(len(small), config.sheets)])
+        if not weights.any():
+            raise ImageError(f"{', '.join(sources[:3])}: nothing but sheets, which are never drawn: set sheets above 0")
         borders = np.cumsum(weights) / weights.sum()
         while True:
             yield images[min(int(np.searchsorted(borders, rng.random(), "right")), len(images) - 1)]

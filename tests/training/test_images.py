@@ -205,6 +205,8 @@ def test_pool_draws_images_of_sheets_more_or_less_often(tmp_path):
     for weight, least, most in ((0.01, 0, 40), (1.0, 150, 200)):
         pool = data.image_pool([str(sheet), str(image)], np.random.default_rng(0), data.CropConfig(sheets=weight))
         assert least <= sum(next(pool).shape == (32, 32, 3) for _ in range(200)) <= most
+    with pytest.raises(ImageError, match="nothing but sheets"):
+        next(data.image_pool([str(sheet)], np.random.default_rng(0), data.CropConfig(sheets=0)))
 
 
 def test_pool_that_images_pass_through(folder):
