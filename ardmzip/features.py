@@ -30,6 +30,8 @@ LEVELS = 6
 #: Levels 0 | >= 1 have separate experts.
 GROUPS = 2
 KINDS = 3
+#: First row and column of each kind of lattice.
+KIND_OFFSETS = ((1, 1), (0, 1), (1, 0))
 EXPERTS = GROUPS * KINDS * CHANNELS
 #: Numbers of the global side information (sideinfo.py); one more input says whether it was sent.
 SIDE = 22
@@ -85,7 +87,7 @@ class Layout:
 def layout(kind: int, channel: int) -> Layout:
     """The layout of expert inputs for lattice ``kind`` (0: odd,odd; 1: even,odd; 2: odd,even) and ``channel``."""
     # A tap at (dy, dx) from a pixel of this kind lies on the lattice given by the parities of the sum.
-    odd_y, odd_x = ((1, 1), (0, 1), (1, 0))[kind]
+    odd_y, odd_x = KIND_OFFSETS[kind]
     lattice_rank = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
     before, same = [], []
     for dy in range(-RADIUS, RADIUS + 1):

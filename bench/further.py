@@ -1,6 +1,6 @@
 """Further inputs of experts of level 0, for the search (search.py): none of them is part of the codec.
 
-What is seen of an image is a ``Field``: some int16 numbers at every pixel of a lattice, or of the coarser one.
+What is seen of an image is some int16 numbers at every pixel of a lattice, or at those around it, its *window*.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ardmzip import features
-from ardmzip.training.data import KIND_OFFSETS
+from ardmzip.features import KIND_OFFSETS
+from ardmzip.tables import INPUT_ONE
 
 #: Experts of level 0.
 COUNT = features.KINDS * features.CHANNELS
-#: One unit of what the network reads.
-ONE = 32
 #: Taps of a linear predictor: the nearest ones of the own plane, and of each of the two others.
 OWN_TAPS, OTHER_TAPS = 14, 8
 #: Pixels that a predictor is fitted to, and the unit of its coefficients.
@@ -25,25 +25,25 @@ FITTED, COEFFICIENT = 6000, 128
 #: Crops that generic predictors are fitted to; how far the neighbours are whose errors are seen; levels with errors.
 GENERIC_CROPS, ERROR_RADIUS, ERROR_LEVELS = 150, 2.3, 4
 #: A coarse trunk sees windows of 7x7 pixels of the coarser lattice, of which the central one is next to the pixel.
-PATCH_RADIUS = 3
+COARSE_RADIUS = 3
 
 
 @dataclass
-class Field:
-    """int16 [images, rows + 2 * radius, columns + 2 * radius, numbers] of images, the largest of which has so many."""
+class Windows:
+    """int16 [images, rows + 2 * radius, columns + 2 * radius, numbers]; 0 where an image is smaller than others."""
 
     array: np.ndarray
     radius: int = 0
 
     def read(self, image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Windows int16 [n, 2 * radius + 1, 2 * radius + 1, numbers] around pixels of the lattice, int64 [n] each."""
+        """Those around pixels of the lattice, int64 [n] each: int16 [n, 2 * radius + 1, 2 * radius + 1, numbers]."""
         around = np.arange(2 * self.radius + 1)
         return self.array[
             image[:, None, None], row[:, None, None] + around[:, None], column[:, None, None] + around
         ]  # fmt: skip
 
 
-def field(kind: str, images: Sequence[np.ndarray], expert: int, generic: Generic) -> Field:
+def windows(kind: str, images: Sequence[np.ndarray], expert: int, generic: GenericPredictors) -> Windows:
     """What further inputs of a kind see of images, planes uint8 [3, height, width] each."""
     look, radius = KINDS[kind]
     found = [look(planes, expert, generic) for planes in images]
@@ -51,13 +51,13 @@ def field(kind: str, images: Sequence[np.ndarray], expert: int, generic: Generic
     array = np.zeros((len(found), rows, columns, numbers), np.int16)
     for own, one in zip(array, found, strict=True):
         own[: one.shape[0], : one.shape[1]] = one
-    return Field(array, radius)
+    return Windows(array, radius)
 
 
-def coarse_lattice(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarray:
+def coarse_lattice(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
     """The coarser lattice, which is known when level 0 begins."""
     coarse = planes[:, ::2, ::2].transpose(1, 2, 0).astype(np.int16)
-    return np.pad(coarse, ((PATCH_RADIUS, PATCH_RADIUS), (PATCH_RADIUS, PATCH_RADIUS), (0, 0)), mode="edge")
+    return np.pad(coarse, ((COARSE_RADIUS, COARSE_RADIUS), (COARSE_RADIUS, COARSE_RADIUS), (0, 0)), mode="edge")
 
 
 @dataclass
@@ -78,8 +78,7 @@ class _Regression:
         return weighted.T @ taps, weighted.T @ target
 
 
-def _regression(planes: np.ndarray, expert: int, level: int) -> _Regression | None:
-    """None where an image is too small."""
+def _regression(planes: np.ndarray, expert: int, level: int) -> _Regression:
     lay, radius = features.expert_layout(expert), features.RADIUS
     oy, ox = KIND_OFFSETS[lay.kind]
     at_level = planes[:, :: 1 << level, :: 1 << level].astype(np.float32)
@@ -87,8 +86,6 @@ def _regression(planes: np.ndarray, expert: int, level: int) -> _Regression | No
     height, width = own.shape[1:]
     rows, columns = np.arange(oy, height - radius, 2), np.arange(ox, width - radius, 2)
     rows, columns = rows[rows >= radius], columns[columns >= radius]
-    if not len(rows) * len(columns):
-        return None
     row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
     taps = []
     for plane in range(features.CHANNELS):
@@ -107,7 +104,8 @@ def _regression(planes: np.ndarray, expert: int, level: int) -> _Regression | No
 
 def _solve(moments: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     inner, outer = moments
-    solved: np.ndarray = np.linalg.solve(inner + np.eye(len(outer)) * 1e-3 * np.trace(inner) / len(outer), outer)
+    damping = 1e-3 * np.trace(inner) / len(outer) + 1e-9  # an image without pixels has coefficients of 0
+    solved: np.ndarray = np.linalg.solve(inner + np.eye(len(outer)) * damping, outer)
     return solved
 
 
@@ -115,67 +113,65 @@ def _companded(difference: np.ndarray, activity: np.ndarray) -> np.ndarray:
     return np.sign(difference) * np.log1p(np.abs(difference) / (activity + 0.5))
 
 
-def _whole(numbers: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(numbers * ONE), -127, 127).astype(np.int16)
-
-
-def _of_lattice(planes: np.ndarray, expert: int, found: _Regression | None, numbers: np.ndarray) -> np.ndarray:
-    """Numbers of the pixels of a regression as those of a whole lattice, which are 0 near the borders."""
+def _of_lattice(planes: np.ndarray, expert: int, found: _Regression, numbers: np.ndarray) -> np.ndarray:
+    """Numbers float [n, count] of the pixels of a regression as int16 [rows, columns, count], in units of inputs: 0
+    near the borders."""
     oy, ox = KIND_OFFSETS[features.expert_layout(expert).kind]
-    whole = np.zeros((*planes[0, oy::2, ox::2].shape, numbers.shape[-1]), np.int16)
-    if found is not None:
-        whole[found.row // 2, found.column // 2] = _whole(numbers)
+    whole = np.zeros((*planes[0, oy::2, ox::2].shape, numbers.shape[1]), np.int16)
+    whole[found.row // 2, found.column // 2] = np.clip(np.rint(numbers * INPUT_ONE), -127, 127)
     return whole
 
 
-def fitted_prediction(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarray:
+def fitted_prediction(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
     """What a linear predictor tells that is fitted to the image. Its coefficients are free of charge here."""
     found = _regression(planes, expert, 0)
-    if found is None:
-        return _of_lattice(planes, expert, None, np.zeros((0, 1)))
-    solved = _solve(found.moments(max(1, len(found.target) // FITTED)))
-    told = found.taps @ (np.rint(solved * COEFFICIENT) / COEFFICIENT)
-    return _of_lattice(planes, expert, found, _companded(told, found.activity)[:, None])
+    coefficients = _solve(found.moments(max(1, len(found.target) // FITTED)))
+    predicted = found.taps @ (np.rint(coefficients * COEFFICIENT) / COEFFICIENT)
+    return _of_lattice(planes, expert, found, _companded(predicted, found.activity)[:, None])
 
 
-class Generic:
-    """Linear predictors that are fitted to many crops, once."""
+class GenericPredictors:
+    """Linear predictors that are fitted to many crops, once, when they are first asked for."""
 
     def __init__(self, crops: Sequence[np.ndarray]) -> None:
-        self._solved = {}
-        for level, expert in itertools.product((0, 1), range(COUNT)):
-            found = [_regression(planes, expert, level) for planes in crops[:GENERIC_CROPS]]
-            inner, outer = zip(*(one.moments() for one in found if one is not None), strict=True)
-            self._solved[level, expert] = _solve((np.sum(inner, 0), np.sum(outer, 0)))
-        self._errors: dict[int, np.ndarray] = {}
+        self._crops = crops[:GENERIC_CROPS]
+        #: With the image, which must not be freed while its errors are kept by its identity.
+        self._errors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def told(self, found: _Regression, expert: int, level: int) -> np.ndarray:
-        """The differences that they tell, float [n]."""
-        return found.taps @ self._solved[min(level, 1), expert]
+    @cached_property
+    def _coefficients(self) -> dict[tuple[int, int], np.ndarray]:
+        """By level, 0 or coarser, and expert."""
+        found = {}
+        for level, expert in itertools.product((0, 1), range(COUNT)):
+            moments = [_regression(planes, expert, level).moments() for planes in self._crops]
+            inner, outer = (np.sum(part, 0) for part in zip(*moments, strict=True))
+            found[level, expert] = _solve((inner, outer))
+        return found
+
+    def predict(self, found: _Regression, expert: int, level: int) -> np.ndarray:
+        """The differences of pixels from their reference, float [n]."""
+        return found.taps @ self._coefficients[min(level, 1), expert]
 
     def errors(self, planes: np.ndarray) -> np.ndarray:
-        """Their errors at all pixels, of an image that is not freed: float16 [3, height, width]."""
+        """Their errors at all pixels of an image: float16 [3, height, width]."""
         if id(planes) not in self._errors:
             errors = np.zeros(planes.shape, np.float16)
             for level, expert in itertools.product(range(ERROR_LEVELS), range(COUNT)):
                 found = _regression(planes, expert, level)
-                if found is not None:
-                    error = found.target - self.told(found, expert, level)
-                    errors[expert % features.CHANNELS, found.row << level, found.column << level] = error
-            self._errors[id(planes)] = errors
-        return self._errors[id(planes)]
+                error = found.target - self.predict(found, expert, level)
+                errors[expert % features.CHANNELS, found.row << level, found.column << level] = error
+            self._errors[id(planes)] = planes, errors
+        return self._errors[id(planes)][1]
 
 
-def generic_prediction(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarray:
+def generic_prediction(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
     """What a generic linear predictor tells."""
     found = _regression(planes, expert, 0)
-    if found is None:
-        return _of_lattice(planes, expert, None, np.zeros((0, 1)))
-    told = _companded(generic.told(found, expert, 0), found.activity)
-    return _of_lattice(planes, expert, found, told[:, None])
+    predicted = _companded(generic.predict(found, expert, 0), found.activity)
+    return _of_lattice(planes, expert, found, predicted[:, None])
 
 
-def coding_errors(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarray:
+def coding_errors(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
     """Errors of generic predictors at the neighbours, in all planes; their mean size; errors of earlier channels at the
     pixel."""
     found, lay = _regression(planes, expert, 0), features.expert_layout(expert)
@@ -185,25 +181,23 @@ def coding_errors(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarr
         for dy, dx in lay.offsets[: lay.taps(plane)].tolist()
         if np.hypot(dy, dx) <= ERROR_RADIUS
     ]
-    if found is None:
-        return _of_lattice(planes, expert, None, np.zeros((0, len(places) + 1 + lay.channel)))
     errors, row, column = generic.errors(planes).astype(np.float32), found.row, found.column
     near = np.stack([errors[plane, row + dy, column + dx] for plane, dy, dx in places], 1)
     here = errors[: lay.channel, row, column].T
     size = np.abs(near).mean(1, keepdims=True)
-    told = np.concatenate([_companded(near, size), np.log2(size + 0.5) / 2, _companded(here, size)], 1)
-    return _of_lattice(planes, expert, found, told)
+    seen = np.concatenate([_companded(near, size), np.log2(size + 0.5) / 2, _companded(here, size)], 1)
+    return _of_lattice(planes, expert, found, seen)
 
 
-def prediction_and_errors(planes: np.ndarray, expert: int, generic: Generic) -> np.ndarray:
+def prediction_and_errors(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
     """A prediction that is fitted to the image, and errors."""
     return np.concatenate([fitted_prediction(planes, expert, generic), coding_errors(planes, expert, generic)], 2)
 
 
 #: By name: what an expert sees of planes uint8 [3, height, width], int16 [rows + 2 * radius, columns + 2 * radius,
 #: numbers], and the radius.
-KINDS: dict[str, tuple[Callable[[np.ndarray, int, Generic], np.ndarray], int]] = {
-    "coarse trunk": (coarse_lattice, PATCH_RADIUS),
+KINDS: dict[str, tuple[Callable[[np.ndarray, int, GenericPredictors], np.ndarray], int]] = {
+    "coarse trunk": (coarse_lattice, COARSE_RADIUS),
     "fitted": (fitted_prediction, 0),
     "generic": (generic_prediction, 0),
     "errors": (coding_errors, 0),

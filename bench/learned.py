@@ -6,39 +6,51 @@ is the codec's own, with its exact steps, its offsets by context, and a basis th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ardmzip import features, learning, network, streams
+from ardmzip import learning, network, streams
 from ardmzip.fitting import samples
 from ardmzip.fitting.samples import Samples
 from ardmzip.model import Model
-from ardmzip.predictor import Activations, LearnedDistribution, Predictor, code_length
+from ardmzip.order import LatticeOrder
+from ardmzip.predictor import CHUNK, Activations, LearnedDistribution, Predictor, code_length
 from ardmzip.training import basis
-from ardmzip.training.data import KIND_OFFSETS
 from ardmzip.training.net import ACTIVATION_MAX, ACTIVATION_SHIFT, HEAD_MAX, HEAD_SHIFT
+from bench.further import Windows
 
-#: Outputs of the last layer before the head, float [n, hidden], for pixels of an image: its number, rows and columns in
-#: the lattice int64 [n], inputs int8 [n, inputs].
-Trunk = Callable[[int, np.ndarray, np.ndarray, torch.Tensor], torch.Tensor]
-
-CHUNK = 1 << 12
+#: The outputs of the last layer before the head, float [n, hidden], by inputs int8 [n, inputs] and by the windows that
+#: are seen beside them.
+Trunk = Callable[[torch.Tensor, np.ndarray | None], torch.Tensor]
 
 
-def pixels(images: Iterable[np.ndarray], model: Model, experts: list[int]) -> dict[int, list[tuple[Samples, int]]]:
-    """All pixels of some experts of level 0, image by image in coding order, and the columns of their lattice.
+@dataclass(frozen=True)
+class Pixels:
+    """All pixels of an expert of level 0 in an image, in coding order; the number of the image among those that were
+    looked at, and rows and columns in the lattice, int64 [n]."""
 
-    images: planes uint8 [3, height, width] each; model: the one that tells how side information is made.
-    """
-    found: dict[int, list[tuple[Samples, int]]] = {expert: [] for expert in experts}
-    for planes in images:
-        own = samples.collect([planes], model, network.backend("cpu"), planes.size, (0, 0))
+    samples: Samples
+    image: int
+    row: np.ndarray
+    column: np.ndarray
+
+
+def pixels(images: Sequence[np.ndarray], model: Model, experts: list[int]) -> dict[int, list[Pixels]]:
+    """By expert, image by image. images: planes uint8 [3, height, width] each; model: the one that tells how side
+    information is made."""
+    found: dict[int, list[Pixels]] = {expert: [] for expert in experts}
+    for number, planes in enumerate(images):
+        order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
+        own = samples.collect([planes], model, network.backend("cpu"), planes.size, order.phase)
         for expert in experts:
-            _, first = KIND_OFFSETS[features.expert_layout(expert).kind]
-            found[expert].append((own[expert], (planes.shape[2] - first + 1) // 2))
+            _, columns = order.lattice_shape(0, expert // 3)
+            n = len(own[expert])
+            row, column = np.divmod(np.arange(n, dtype=np.int64) * learning.spread(n) % n, columns)
+            found[expert].append(Pixels(own[expert], number, row, column))
     return found
 
 
@@ -61,39 +73,42 @@ class Learned:
         self._hidden = tensors[f"expert.{expert}.head.weight"].shape[1]
         self._predictor = Predictor(model, network.backend("cpu"), None)
 
-    def measure_basis(self, crops: list[tuple[Samples, int]], first: int) -> None:
-        """Find out how the head learns, by crops, whose numbers go on from ``first``."""
-        head, units = basis.untaught(self._tensors, self._expert), basis.scales(self._hidden, self._expert)
+    def measure_basis(self, crops: Sequence[Pixels], windows: Windows | None = None) -> None:
+        """Find out by crops how the head learns. windows: what is seen of them beside the inputs."""
+        head, units = basis.without_basis(self._tensors, self._expert), basis.scales(self._hidden, self._expert)
         sums = basis.Statistics(len(head.start.bias), len(units))
-        for number, (crop, columns) in enumerate(crops, first):
-            sums.add(*basis.slopes(head, self._activations(number, crop, columns), crop.values, self._predictor, units))
+        for crop in crops:
+            activations = self._activations(crop, windows)
+            sums.add(*basis.output_gradients(head, activations, crop.samples.values, self._predictor, units))
         self._tensors = self._tensors | basis.directions(sums, self._expert)
 
-    def bits(self, number: int, image: Samples, columns: int) -> tuple[float, float]:
-        """Bits per sub-pixel of an image with such a number, with a frozen head and with a learning one."""
-        activations = self._activations(number, image, columns)
-        head = learning.Head(learning.start(self._tensors, self._expert), image.context_count)
+    def bits(self, image: Pixels, windows: Windows | None = None) -> tuple[float, float]:
+        """Bits per sub-pixel of an image, with a frozen head and with a learning one."""
+        activations, values = self._activations(image, windows), image.samples.values
+        head = learning.Head(learning.start(self._tensors, self._expert), image.samples.context_count)
         frozen, learned, start = 0.0, 0.0, 0
-        for size in streams.batches(0, len(image)):
+        for size in streams.batches(0, len(values)):
             part = slice(start, start + size)
-            batch, values = LearnedDistribution(head, activations[part], self._predictor), image.values[part]
-            frozen += code_length(batch.frozen_intervals(values)[1])
-            learned += code_length(batch.intervals(values)[1])
-            batch.learn(values)
+            batch = LearnedDistribution(head, activations[part], self._predictor)
+            frozen += code_length(batch.frozen_intervals(values[part])[1])
+            learned += code_length(batch.intervals(values[part])[1])
+            batch.learn(values[part])
             start += size
-        return frozen / len(image), learned / len(image)
+        return frozen / len(values), learned / len(values)
 
-    def _activations(self, number: int, image: Samples, columns: int) -> Activations:
-        n, hidden, skip = len(image), self._hidden, learning.skip_inputs(self._expert)
-        numbers = np.arange(n, dtype=np.int64) * learning.spread(n) % n
-        row, column = numbers // columns, numbers % columns
-        seen = image.inputs * self._read
-        u = torch.zeros(n, learning.padded_inputs(hidden, self._expert), dtype=torch.int8)
-        for first in range(0, n, CHUNK):
+    def _activations(self, image: Pixels, windows: Windows | None) -> Activations:
+        s, hidden, skip = image.samples, self._hidden, learning.skip_inputs(self._expert)
+        inputs = torch.from_numpy(s.inputs * self._read)
+        u = torch.zeros(len(s), learning.padded_inputs(hidden, self._expert), dtype=torch.int8)
+        for first in range(0, len(s), CHUNK):
             part = slice(first, first + CHUNK)
+            seen = None
+            if windows is not None:
+                row, column = image.row[part], image.column[part]
+                seen = windows.read(np.full(len(row), image.image), row, column)
             with torch.no_grad():
-                outputs = self._trunk(number, row[part], column[part], torch.from_numpy(seen[part]))
+                outputs = self._trunk(inputs[part], seen)
             u[part, :hidden] = torch.floor(outputs.clamp(0, ACTIVATION_MAX) * 2**ACTIVATION_SHIFT + 0.5).to(torch.int8)
-        u[:, hidden : hidden + skip] = torch.from_numpy(seen[:, :skip])
+        u[:, hidden : hidden + skip] = inputs[:, :skip]
         u[:, hidden + skip] = learning.BIAS_INPUT
-        return Activations(u, image.centre, image.cls, image.contexts)
+        return Activations(u, s.centre, s.cls, s.contexts)

@@ -4,7 +4,8 @@
 
 prints a table of bits per sub-pixel with a frozen head and with a learning one (docs/TRAINING.md has it). All variants
 see the same 800 crops, those of one batch size the same pixels in the same order; a budget is seconds of one thread,
-samples and weight averaging included. Variants begin with random weights, ``trained`` ones with those of ``photo``.
+samples and weight averaging included, but not what further inputs are made of. Variants begin with random weights,
+``trained`` ones with those of ``photo``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,17 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from ardmzip.fitting.samples import Samples
     from ardmzip.model import Model
     from ardmzip.training.data import Bank
     from ardmzip.training.train import TrainConfig
-    from bench.further import Field, Generic
+    from bench.further import GenericPredictors, Windows
+    from bench.learned import Pixels
 
 #: Crops to train on, and those of them by which heads find out how to learn. A crop of 256x256 pixels has 16,384 pixels
 #: for each expert.
 CROPS, BASIS_CROPS = 800, 64
-#: Held-out photographs, cut to squares: plain and processed.
-PHOTOGRAPHS, SQUARE = 8, 512
+#: Held-out photographs, plain and processed, and most pixels a side that they are cut to.
+PHOTOGRAPHS, SIDE = 8, 512
 #: Weights of ``photo`` (docs/TRAINING.md), and its model file.
 TRAINED, MODEL = Path("docs/training/photo-long.pt"), "photo"
 #: What the kernels have room for.
@@ -74,8 +74,8 @@ class Variant:
 
 
 BASE = Variant()
-#: Further inputs have no effect at first; the rate is that at which a run is gone on with.
-GONE_ON = Variant(trained=True, rate=8e-4)
+#: Further inputs have no effect at first; the rate is that at which training goes on.
+CONTINUED = Variant(trained=True, rate=8e-4)
 VARIANTS = {
     "as `photo`": BASE,
     "K = 3": replace(BASE, components=3),
@@ -105,12 +105,12 @@ VARIANTS = {
     "RAdam": replace(BASE, optimiser="radam"),
     "not augmented": replace(BASE, augmented=False),
     "coarse trunk": replace(BASE, further="coarse trunk"),
-    "trained": GONE_ON,
-    "trained, coarse trunk": replace(GONE_ON, further="coarse trunk"),
-    "trained, fitted prediction": replace(GONE_ON, further="fitted"),
-    "trained, generic prediction": replace(GONE_ON, further="generic"),
-    "trained, coding errors": replace(GONE_ON, further="errors"),
-    "trained, fitted prediction and coding errors": replace(GONE_ON, further="fitted, errors"),
+    "trained": CONTINUED,
+    "trained, coarse trunk": replace(CONTINUED, further="coarse trunk"),
+    "trained, fitted prediction": replace(CONTINUED, further="fitted"),
+    "trained, generic prediction": replace(CONTINUED, further="generic"),
+    "trained, coding errors": replace(CONTINUED, further="errors"),
+    "trained, fitted prediction and coding errors": replace(CONTINUED, further="fitted, errors"),
 }
 
 #: Those whose windows have the usual size.
@@ -119,32 +119,29 @@ USUAL = [name for name, variant in VARIANTS.items() if variant.radius == BASE.ra
 
 @dataclass
 class Data:
-    """Crops to train on, and held-out photographs, plain and processed: planes uint8 [3, height, width] each."""
+    """Crops to train on, and held-out photographs, plain and the same processed: planes uint8 [3, height, width]."""
 
-    training: Bank
+    bank: Bank
     crops: list[np.ndarray]
-    photographs: list[list[np.ndarray]]
-    #: Pixels of the first crops and of all photographs, by expert (learned.pixels).
-    basis: dict[int, list[tuple[Samples, int]]]
-    held_out: list[dict[int, list[tuple[Samples, int]]]]
-    #: Further inputs, by kind and expert, of all crops and of all photographs.
-    fields: dict[tuple[str, int], tuple[Field, Field]] = field(default_factory=dict)
+    photographs: list[np.ndarray]
+    #: Pixels of the first crops and of all photographs, by expert.
+    basis: dict[int, list[Pixels]]
+    held_out: dict[int, list[Pixels]]
+    generic: GenericPredictors
+    _windows: dict[tuple[str, int], tuple[Windows, Windows]] = field(default_factory=dict)
 
-    @cached_property
-    def generic(self) -> Generic:
-        from bench.further import Generic
-
-        return Generic(self.crops)
-
-    def further(self, kind: str, expert: int) -> tuple[Field, Field] | None:
+    def windows(self, kind: str, expert: int) -> tuple[Windows | None, Windows | None]:
         """What a kind of further inputs sees of the crops and of the photographs."""
         from bench import further
 
-        if kind and (kind, expert) not in self.fields:
-            parts = self.crops, list(itertools.chain(*self.photographs))
-            crops, photographs = (further.field(kind, part, expert, self.generic) for part in parts)
-            self.fields[kind, expert] = crops, photographs
-        return self.fields.get((kind, expert))
+        if not kind:
+            return None, None
+        if (kind, expert) not in self._windows:
+            crops, photographs = (
+                further.windows(kind, part, expert, self.generic) for part in (self.crops, self.photographs)
+            )
+            self._windows[kind, expert] = crops, photographs
+        return self._windows[kind, expert]
 
 
 def training_crops(config: TrainConfig, count: int, augmented: bool) -> list[np.ndarray]:
@@ -162,8 +159,8 @@ def training_crops(config: TrainConfig, count: int, augmented: bool) -> list[np.
     return [to_planes(crop) for crop in crops]
 
 
-def held_out_photographs(config: TrainConfig) -> list[list[np.ndarray]]:
-    """Planes of squares of held-out photographs, as they are and processed."""
+def held_out_photographs(config: TrainConfig) -> list[np.ndarray]:
+    """Planes of held-out photographs, cut to SIDE, as they are, and then of the same ones processed."""
     from ardmzip.image import to_planes
     from ardmzip.training.augment import augment, random_crop
     from ardmzip.training.images import stream_images
@@ -172,34 +169,37 @@ def held_out_photographs(config: TrainConfig) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(config.seed)
     found = stream_images(data_split(config)[1], held_out=True)
     large = (image for image in found if min(image.shape[:2]) >= config.crop)
-    plain = [np.ascontiguousarray(random_crop(image, SQUARE, rng)) for image in itertools.islice(large, PHOTOGRAPHS)]
-    processed = [random_crop(augment(image, rng), SQUARE, rng) for image in plain]
-    return [[to_planes(image) for image in part] for part in (plain, processed)]
+    plain = [np.ascontiguousarray(random_crop(image, SIDE, rng)) for image in itertools.islice(large, PHOTOGRAPHS)]
+    processed = [random_crop(augment(image, rng), SIDE, rng) for image in plain]
+    return [to_planes(image) for image in (*plain, *processed)]
 
 
 def make_data(config: TrainConfig, model: Model, augmented: bool, experts: list[int]) -> Data:
     """model: the one that tells how side information is made."""
     from ardmzip import sideinfo
     from ardmzip.training.data import Bank
+    from bench.further import GenericPredictors
     from bench.learned import pixels
 
     crops, photographs = training_crops(config, CROPS, augmented), held_out_photographs(config)
     bank = Bank(len(crops), 0, model.side_mean, model.side_std, config.crop)
     for slot, planes in enumerate(crops):
         bank.put(slot, planes, sideinfo.measure(planes))
-    found = [pixels(part, model, experts) for part in (crops[:BASIS_CROPS], *photographs)]
-    return Data(bank, crops, photographs, found[0], found[1:])
+    basis, held_out = (pixels(part, model, experts) for part in (crops[:BASIS_CROPS], photographs))
+    return Data(bank, crops, photographs, basis, held_out, GenericPredictors(crops))
 
 
-def make_net(variant: Variant, expert: int, numbers: int) -> Any:
-    """A network int8 inputs / 32 float [n, inputs], a column for each that it does not read, and windows of so many
-    ``numbers`` a pixel int16 [n, side, side, numbers] -> float [n, 3 K]."""
+def make_net(variant: Variant, expert: int, numbers: int = 0) -> Any:
+    """A float network for an expert of level 0: ``net(net.inputs(x, windows), False)`` gives outputs float [n, 3 K].
+
+    numbers: of the windows of the further inputs, 0 if there are none; a coarse trunk makes its own of them.
+    """
     import torch
     from torch.nn.functional import hardtanh, linear
 
     from ardmzip import features
+    from ardmzip.tables import INPUT_ONE
     from ardmzip.training.net import ACTIVATION_MAX, Expert
-    from bench.further import ONE
 
     class Net(Expert):
         def __init__(self) -> None:
@@ -218,11 +218,12 @@ def make_net(variant: Variant, expert: int, numbers: int) -> Any:
                 )
 
         def inputs(self, x: torch.Tensor, windows: np.ndarray | None) -> torch.Tensor:
+            """x: float [n, inputs]; windows: int16 [n, side, side, numbers]."""
             if windows is None:
                 return x
             w = torch.from_numpy(windows).float().permute(0, 3, 1, 2)
             if self.coarse is None:
-                return torch.cat([x, w[:, :, 0, 0] / ONE], 1)
+                return torch.cat([x, w[:, :, 0, 0] / INPUT_ONE], 1)
             w[:, 1:] -= w[:, :1]  # G, R-G, B-G
             d = w - w[:, :, w.shape[2] // 2, w.shape[3] // 2][:, :, None, None]
             activity = d.abs().mean((2, 3), keepdim=True) + 0.5
@@ -285,8 +286,8 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
     from ardmzip.training.train import update_average
 
     mask = torch.from_numpy(inputs_read(variant, expert).astype(np.float32))
-    fields = data.further(variant.further, expert)
-    net = make_net(variant, expert, fields[0].array.shape[-1] if fields else 0)
+    further, _ = data.windows(variant.further, expert)
+    net = make_net(variant, expert, further.array.shape[-1] if further else 0)
     average = copy.deepcopy(net).requires_grad_(False)
     optimisers = make_optimiser(variant, net)
     rates = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
@@ -295,9 +296,9 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * (1 - used) * min(1.0, (step + 1) / 200)
-        places = data.training.places(expert, variant.batch, np.random.default_rng([step, expert]))
-        s = data.training.read(expert, places, np.zeros(len(places.slots), np.int64))
-        windows = fields[0].read(places.slots, places.row // 2, places.column // 2) if fields else None
+        places = data.bank.places(expert, variant.batch, np.random.default_rng([step, expert]))
+        s = data.bank.read(expert, places, np.zeros(len(places.slots), np.int64))
+        windows = further.read(places.slots, places.row // 2, places.column // 2) if further else None
         with torch.autocast("cpu", torch.bfloat16):
             outputs = net(net.inputs(s.x.float() / 32 * mask, windows), False)
         loss = code_length(outputs, s.target, s.centre, s.scale).mean()
@@ -310,28 +311,20 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
     return average, seen
 
 
-def measure(variant: Variant, expert: int, data: Data, model: Model, net: Any) -> list[tuple[float, float]]:
-    """Bits per sub-pixel of plain and of processed photographs, with a frozen head and with a learning one."""
+def measure(variant: Variant, expert: int, data: Data, model: Model, net: Any) -> np.ndarray:
+    """Mean bits per sub-pixel of plain and of processed photographs, with a frozen head and a learning one:
+    float64 [4]."""
     from bench.learned import Learned, head_tensors
 
-    fields = data.further(variant.further, expert)
-
-    def trunk(number: int, row: np.ndarray, column: np.ndarray, x: torch.Tensor) -> torch.Tensor:
-        windows = None
-        if fields:
-            crop = number < len(data.crops)
-            part, image = fields[0 if crop else 1], number if crop else number - len(data.crops)
-            windows = part.read(np.full(len(row), image), row, column)
+    def trunk(x: torch.Tensor, windows: np.ndarray | None) -> torch.Tensor:
         outputs: torch.Tensor = net.trunk(net.inputs(x.float() / 32, windows), False)
         return outputs
 
+    of_crops, of_photographs = data.windows(variant.further, expert)
     learned = Learned(head_tensors(net, expert), trunk, expert, inputs_read(variant, expert), model)
-    learned.measure_basis(data.basis[expert], 0)
-    found, number = [], itertools.count(len(data.crops))
-    for part in data.held_out:
-        bits = np.mean([learned.bits(next(number), *image) for image in part[expert]], 0)
-        found.append((float(bits[0]), float(bits[1])))
-    return found
+    learned.measure_basis(data.basis[expert], of_crops)
+    bits = np.array([learned.bits(image, of_photographs) for image in data.held_out[expert]])
+    return np.concatenate([part.mean(0) for part in np.split(bits, 2)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -385,8 +378,8 @@ def compare(
         cells = ""
         for expert in experts:
             net, seen = train_variant(variant, expert, data[variant.augmented], seconds)
-            for frozen, learned in measure(variant, expert, data[variant.augmented], model, net):
-                cells += f" {frozen:.4f} | {learned:.4f} |"
+            bits = measure(variant, expert, data[variant.augmented], model, net)
+            cells += "".join(f" {own:.4f} |" for own in bits)
             cells += f" {seen / 1e6:.1f} |"
         print(f"| {name} |{cells}", flush=True)
 

@@ -4,28 +4,25 @@
 
 The directions in which the biases of an expert differ most between images are measured on training crops, as those of
 learning heads are (training/basis.py). Then held-out photographs, plain and processed, send so many coefficients, a
-byte each. Prints what they save of an expert's bits, free of charge and with their bytes paid for, where they pay
-(docs/FITTING.md has it).
+byte each. Prints what they save of an expert's bits, free of charge, and less their bytes where they pay for them
+(docs/FITTING.md has the table).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ardmzip import changes, model, network
-from ardmzip.fitting import fit
-from ardmzip.fitting.fit import Coding
-from ardmzip.fitting.samples import Samples
-from ardmzip.model import Model
+from ardmzip.fitting.fit import Coding, move_biases
 from ardmzip.training.train import TrainConfig
 from bench import learned
-from bench.search import held_out_photographs, training_crops
+from bench.search import MODEL, held_out_photographs, training_crops
 
 #: Crops that the directions are measured on, and passes over a photograph.
 CROPS, PASSES = 300, 4
@@ -33,79 +30,103 @@ CROPS, PASSES = 300, 4
 QUARTERS, BITS = 4, 8
 #: Largest move of a coefficient at the start, in standard deviations; it falls to 0 linearly. Decays of Adam's moments.
 RATE, FIRST, SECOND = 0.2, 0.9, 0.999
-#: Bias steps of a layer are at most so large.
-MOST = changes.STEP_MAX
+#: Added to the variance of gradients, as a share of its mean.
+DAMPING = 0.1
 
 
 class Biases:
     """All biases of an expert as one vector of steps, as ``changes`` counts them."""
 
-    def __init__(self, loaded: Model, expert: int) -> None:
-        layers = loaded.on(torch.device("cpu"))[0][expert].layers
-        self._trained = [layer.bias.numpy().astype(np.int64) for layer in layers]
-        self._units = [changes.bias_unit(layer.shift.numpy()) for layer in layers]
+    def __init__(self, coding: Coding) -> None:
+        self._trained = [layer.bias.numpy().astype(np.int64) for layer in coding.layers]
+        self._units = [changes.bias_unit(layer.shift.numpy()) for layer in coding.layers]
         self._ends = np.cumsum([len(bias) for bias in self._trained])[:-1]
 
-    def moved(self, steps: np.ndarray) -> list[np.ndarray]:
-        """The biases after steps, float [biases]: int32 [outputs] of each layer."""
-        parts = np.split(np.clip(steps, -MOST, MOST), self._ends)
+    def after(self, steps: np.ndarray) -> list[np.ndarray]:
+        """The biases after steps float [biases], which need not be whole: int32 [outputs] of each layer."""
+        parts = np.split(np.clip(steps, -changes.STEP_MAX, changes.STEP_MAX), self._ends)
         return [
             (bias + np.rint(unit * own)).astype(np.int32)
             for bias, unit, own in zip(self._trained, self._units, parts, strict=True)
         ]
 
 
-def gradients(coding: Coding, count: int) -> list[tuple[np.ndarray, int]]:
-    """Of each batch of samples, with a head that learns: bits a pixel by a step of each bias, and pixels."""
-    return [(gradient(coding, slopes, outputs), len(slopes)) for _, outputs, slopes in coding.run(count)]
+def batch_gradients(coding: Coding) -> tuple[np.ndarray, np.ndarray]:
+    """Of all batches of the samples, with a head that learns: bits a pixel by a step of each bias, float64 [batches,
+    biases], and pixels [batches]."""
+    found = [
+        (_gradient(coding, slopes, outputs), len(slopes)) for _, outputs, slopes in coding.run(len(coding.samples))
+    ]
+    gradients, pixels = zip(*found, strict=True)
+    return np.stack(gradients), np.array(pixels)
 
 
-def gradient(coding: Coding, slopes: np.ndarray, outputs: list[torch.Tensor]) -> np.ndarray:
-    """Of one batch."""
-    unit = 2.0**changes.BIAS_BITS / (1024 * 2**15 * len(slopes))
-    return np.concatenate(coding.trunk.backward(slopes, outputs)) * unit
+def _gradient(coding: Coding, slopes: np.ndarray, outputs: list[torch.Tensor]) -> np.ndarray:
+    return np.concatenate(coding.bias_gradients(slopes, outputs))
 
 
-def directions(codings: Sequence[tuple[Coding, int]], count: int) -> np.ndarray:
-    """Steps of the biases, float64 [count, biases], one standard deviation of the images each, the largest first.
+def directions(crops: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """Directions of steps float64 [count, biases], the largest first: each one standard deviation of images.
 
-    Mean gradients are divided by the root of their variance, pixel by pixel; the leading eigenvectors of their second
-    moment over images, less the noise, are where images differ.
+    crops: ``batch_gradients`` of each. The variance of a pixel's gradient is the Fisher information, which decorrelates
+    mean gradients; the leading eigenvectors of their second moment over crops, less what is noise, are where images
+    differ.
     """
-    means, sizes, spread, batches = [], [], 0.0, 0
-    for coding, size in codings:
-        found = gradients(coding, size)
-        own = np.stack([g for g, _ in found])
-        pixels = np.array([n for _, n in found])
-        means.append(pixels @ own / pixels.sum())
+    means, sizes, variance, batches = [], [], 0.0, 0
+    for gradients, pixels in crops:
+        means.append(pixels @ gradients / pixels.sum())
         sizes.append(pixels.sum())
-        spread = spread + (pixels[:, None] * (own - means[-1]) ** 2).sum(0)
-        batches += len(found) - 1
-    root = np.sqrt(spread / batches) + 1e-12  # of the variance of a pixel's gradient
-    white = np.stack(means) / root
-    _, singular, vectors = np.linalg.svd(white, full_matrices=False)
-    variance = singular**2 / len(means) - np.mean(1 / np.array(sizes))
-    size = np.sqrt(np.maximum(variance, 0))[:count, None]
-    steps: np.ndarray = size * vectors[:count] / root
+        spread = gradients - means[-1]
+        variance, batches = variance + (pixels * spread.T) @ spread, batches + len(pixels) - 1
+    values, vectors = np.linalg.eigh(variance / batches)
+    inverse_root = (vectors * (np.maximum(values, 0) + DAMPING * values.mean()) ** -0.5) @ vectors.T
+    white = np.stack(means) @ inverse_root
+    values, vectors = np.linalg.eigh(white.T @ white / len(means))
+    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    size = np.sqrt(np.maximum(values - np.mean(1 / np.array(sizes)), 0))
+    # Newton's step: of bits, the second derivative is ln 2 times the variance of the first
+    steps: np.ndarray = size[:, None] * (vectors.T @ inverse_root) / np.log(2)
     return steps
 
 
-def send(coding: Coding, biases: Biases, basis: np.ndarray, count: int) -> np.ndarray:
-    """Coefficients that suit the samples, whole multiples of their unit: float64 [directions]."""
+def code_length(coding: Coding, biases: list[np.ndarray]) -> float:
+    """Bits of the samples with these biases."""
+    coding.trunk.biases = biases
+    return sum(bits for bits, _, _ in coding.run(len(coding.samples)))
+
+
+def fit_coefficients(coding: Coding, biases: Biases, basis: np.ndarray) -> np.ndarray:
+    """Coefficients of directions that suit the samples, whole multiples of their unit: float64 [directions]."""
     z, first, second = np.zeros((3, len(basis)))
-    done, move = 0, 0
+    count, done, moves = len(coding.samples), 0, 0
     for _ in range(PASSES):
-        coding.trunk.biases = biases.moved(z @ basis)
+        coding.trunk.biases = biases.after(z @ basis)
         for _, outputs, slopes in coding.run(count):
-            own = basis @ gradient(coding, slopes, outputs)
-            move += 1
+            own = basis @ _gradient(coding, slopes, outputs)
+            moves += 1
             first, second = FIRST * first + (1 - FIRST) * own, SECOND * second + (1 - SECOND) * own**2
-            root = np.sqrt(second / (1 - SECOND**move)) + 1e-30
-            z -= RATE * (1 - done / (PASSES * count)) * first / (1 - FIRST**move) / root
+            root = np.sqrt(second / (1 - SECOND**moves)) + 1e-30
+            z -= RATE * (1 - done / (PASSES * count)) * first / (1 - FIRST**moves) / root
             done += len(slopes)
-            coding.trunk.biases = biases.moved(z @ basis)
+            coding.trunk.biases = biases.after(z @ basis)
     whole: np.ndarray = np.clip(np.rint(z * QUARTERS), -127, 127) / QUARTERS
     return whole
+
+
+def gains(coding: Coding, basis: np.ndarray, counts: Sequence[int]) -> tuple[float, np.ndarray]:
+    """Bits of the samples, and those that single biases and so many coefficients save, float64 [1 + counts, 2]: free of
+    charge, and less what they take, where that pays."""
+    biases = Biases(coding)
+    before, found = code_length(coding, coding.trunk.biases), []
+    steps = move_biases(coding, PASSES)
+    tries = [(coding.trunk.biases, sum(map(changes.cost, steps.values())))]
+    for count in counts:
+        z = fit_coefficients(coding, biases, basis[:count])
+        tries.append((biases.after(z @ basis[:count]), count * BITS))
+    for moved, cost in tries:
+        saved = before - code_length(coding, moved)
+        found.append((saved, max(0.0, saved - cost)))
+    return before, np.array(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,38 +136,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--coefficients", nargs="+", type=int, default=[16, 64], metavar="N")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    config, loaded, backend = TrainConfig.load(args.config), model.load("photo"), network.backend("cpu")
+    config, loaded, backend = TrainConfig.load(args.config), model.load(MODEL), network.backend("cpu")
     crops = learned.pixels(training_crops(config, CROPS, True), loaded, args.experts)
-    sets = [learned.pixels(part, loaded, args.experts) for part in held_out_photographs(config)]
+    photographs = learned.pixels(held_out_photographs(config), loaded, args.experts)
 
-    def coding(expert: int, samples: Samples) -> Coding:
-        return Coding(loaded, backend, expert, samples)
-
-    numbers = args.coefficients
-    print("| expert | photographs | biases | less their bytes |", end="")
-    print("".join(f" {n} coefficients | less their bytes |" for n in numbers))
-    print("|---|---|---:|---:|" + "---:|---:|" * len(numbers), flush=True)
+    cells = "".join(f" {count} coefficients | less their bytes |" for count in args.coefficients)
+    print(f"| expert | photographs | biases | less their bytes |{cells}")
+    print("|---|---|---:|---:|" + "---:|---:|" * len(args.coefficients), flush=True)
     for expert in args.experts:
-        biases = Biases(loaded, expert)
-        parts = [(coding(expert, own), len(own)) for own, _ in crops[expert]]
-        basis = directions(parts, max(numbers))
-        for name, images in zip(("plain", "processed"), sets, strict=True):
-            before, saved, paid = 0.0, np.zeros(1 + len(numbers)), np.zeros(1 + len(numbers))
-            for own, _ in images[expert]:
-                coder = coding(expert, own)
-                bits = coder.bits(coder.trunk.biases)
-                steps = fit.fit_expert(loaded, backend, expert, own, PASSES)
-                whole = np.concatenate([*steps.values()]) if steps else np.zeros(basis.shape[1])
-                tries = [(biases.moved(whole), sum(map(changes.cost, steps.values())))]
-                for n in numbers:
-                    z = send(coder, biases, basis[:n], len(own))
-                    tries.append((biases.moved(z @ basis[:n]), n * BITS))
-                gains = np.array([bits - coder.bits(moved) for moved, _ in tries])
-                costs = np.array([cost for _, cost in tries])
-                before, saved, paid = before + bits, saved + gains, paid + np.maximum(gains - costs, 0)
-            shares = np.stack([saved, paid], 1).ravel() * 100 / before
-            cells = "".join(f" {share:.2f} % |" for share in shares)
-            print(f"| {expert} | {name} |{cells}", flush=True)
+        measured = (batch_gradients(Coding(loaded, backend, expert, crop.samples)) for crop in crops[expert])
+        basis = directions(measured, max(args.coefficients))
+        found = [
+            gains(Coding(loaded, backend, expert, own.samples), basis, args.coefficients) for own in photographs[expert]
+        ]
+        half = len(found) // 2
+        for name, part in (("plain", found[:half]), ("processed", found[half:])):
+            shares = 100 * sum(saved for _, saved in part) / sum(before for before, _ in part)
+            print(f"| {expert} | {name} |" + "".join(f" {share:.2f} % |" for share in np.ravel(shares)), flush=True)
     return 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ardmzip import features, model, network
+from ardmzip import codec, features
 from ardmzip.fitting.fit import Coding
 from ardmzip.image import to_planes
 from bench import further, learned, search
@@ -50,71 +50,80 @@ def test_the_search(tmp_path, monkeypatch, capsys):
         assert all(2 < bits < 9 for bits in processed)
 
 
-def test_an_expert_is_measured_as_the_codec_codes():
-    """The trained network with its own basis takes as many bits as the codec's own layers and head."""
-    expert, photo = 4, model.load("photo")
-    ((pixels, columns),) = learned.pixels([PLANES], photo, [expert])[expert]
-    coding = Coding(photo, network.backend("cpu"), expert, pixels)
-    wanted = sum(bits for bits, _, _ in coding.run(len(pixels))) / len(pixels)
+def test_an_expert_is_measured_as_the_codec_codes(photo, cpu):
+    """The trained network with its own basis takes as many bits as the codec says, pixel by pixel of level 0."""
+    rng = np.random.default_rng(4)
+    planes = (np.add.outer(np.arange(220), np.arange(230)) / 2 + rng.normal(0, 5, (3, 220, 230))).astype(np.uint8)
+    gains = []
+    codec.encode(planes, photo, cpu, gains=gains, phase=(0, 0))
+    found, experts = np.zeros(2), list(range(9))
+    for expert, (pixels,) in learned.pixels([planes], photo, experts).items():
+        trunk = Coding(photo, cpu, expert, pixels.samples).trunk
+        same = learned.Learned(
+            photo.tensors, lambda x, windows, trunk=trunk: trunk.forward(x)[-1] / 16, expert,
+            np.ones(pixels.samples.inputs.shape[1], bool), photo,
+        )  # fmt: skip
+        found += np.array(same.bits(pixels)) * len(pixels.samples)
+    level = [gain for gain in gains if gain.level == 0]
+    assert sum(gain.pixels for gain in level) == planes.size - planes[:, ::2, ::2].size
+    assert found == pytest.approx([sum(gain.frozen for gain in level), sum(gain.learned for gain in level)], rel=1e-9)
+    assert found[1] < found[0]
 
-    same = learned.Learned(
-        photo.tensors, lambda number, row, column, x: coding.trunk.forward(x)[-1] / 16, expert,
-        np.ones(pixels.inputs.shape[1], bool), photo,
-    )  # fmt: skip
-    frozen, found = same.bits(0, pixels, columns)
-    assert found == pytest.approx(wanted, rel=1e-9)
-    assert found != frozen
 
-
-def test_a_trained_variant_is_the_model(tmp_path):
+def test_a_trained_variant_is_the_model(photo, cpu):
     """It tells of pixels what ``photo`` does, but for what quantisation and half-precision weights make of it."""
-    expert, photo = 4, model.load("photo")
-    ((pixels, columns),) = learned.pixels([PLANES], photo, [expert])[expert]
-    net = search.make_net(search.VARIANTS["trained, coarse trunk"], expert, 3)
-    coarse = further.field("coarse trunk", [PLANES], expert, further.Generic([PLANES] * 2))
+    expert = 4
+    (pixels,) = learned.pixels([PLANES], photo, [expert])[expert]
+    net = search.make_net(search.VARIANTS["trained, coarse trunk"], expert)
+    coarse = further.windows("coarse trunk", [PLANES], expert, further.GenericPredictors([PLANES]))
+    trunk, read = Coding(photo, cpu, expert, pixels.samples).trunk, np.ones(pixels.samples.inputs.shape[1], bool)
 
-    def integers(number, row, column, x):
-        return coding.trunk.forward(x)[-1] / 16
+    def integers(x, windows):
+        return trunk.forward(x)[-1] / 16
 
-    def floats(number, row, column, x):
-        return net.trunk(net.inputs(x / 32, coarse.read(np.zeros(len(row), int), row, column)), False)
+    def floats(x, windows):
+        return net.trunk(net.inputs(x / 32, windows), False)
 
-    read = np.ones(pixels.inputs.shape[1], bool)
-    coding = Coding(photo, network.backend("cpu"), expert, pixels)
-    models = (
-        learned.Learned(photo.tensors, integers, expert, read, photo),
-        learned.Learned(learned.head_tensors(net, expert), floats, expert, read, photo),
-    )
-    models[1].measure_basis([(pixels, columns)], 0)
-    (wanted, _), (found, learning) = (one.bits(0, pixels, columns) for one in models)
+    wanted, _ = learned.Learned(photo.tensors, integers, expert, read, photo).bits(pixels)
+    same = learned.Learned(learned.head_tensors(net, expert), floats, expert, read, photo)
+    same.measure_basis([pixels], coarse)
+    found, learning = same.bits(pixels, coarse)
     assert found == pytest.approx(wanted, rel=5e-3)
     assert learning < found
 
 
-def test_further_inputs_know_nothing_that_is_coded_later():
-    """Changing a pixel changes nothing that pixels see that are coded before it."""
-    generic = further.Generic([PLANES] * 2)
-    for kind, expert in (("errors", 0), ("errors", 4), ("generic", 8), ("coarse trunk", 3)):
-        lay = features.expert_layout(expert)
-        oy, ox = further.KIND_OFFSETS[lay.kind]
-        changed = PLANES.copy()
-        changed[lay.channel :, oy::2, ox::2] ^= 64  # of this lattice: this channel and later ones
-        for later in range(lay.kind + 1, 3):
-            y, x = further.KIND_OFFSETS[later]
-            changed[:, y::2, x::2] ^= 64
-        one, other = (further.field(kind, [planes], expert, generic).array for planes in (PLANES, changed))
-        assert one.any()
-        assert np.array_equal(one, other)
+@pytest.mark.parametrize("kind", list(further.KINDS))
+@pytest.mark.parametrize("expert", range(9))
+def test_further_inputs_know_nothing_that_is_coded_later(kind, expert, monkeypatch):
+    """Changing what is coded with or after an atom changes none of its inputs, but for fitted coefficients."""
+    generic = further.GenericPredictors([PLANES] * 2)
+    generic.errors(PLANES)
+    monkeypatch.setattr(further, "_solve", lambda moments: np.linspace(-0.2, 0.3, len(moments[1])))
+    lay = features.expert_layout(expert)
+    oy, ox = features.KIND_OFFSETS[lay.kind]
+    changed = PLANES.copy()
+    changed[lay.channel :, oy::2, ox::2] ^= 64
+    for y, x in features.KIND_OFFSETS[lay.kind + 1 :]:
+        changed[:, y::2, x::2] ^= 64
+    one, other = (further.windows(kind, [planes], expert, generic).array for planes in (PLANES, changed))
+    assert one.any()
+    assert np.array_equal(one, other)
 
 
-def test_a_fitted_prediction_is_near():
-    found = further.field("fitted", [PLANES], 0, further.Generic([PLANES] * 2)).array[0, 5:-5, 5:-5, 0] / further.ONE
-    assert 0 < np.abs(found).mean() < 1  # of the activity, in nepers
+def test_predictions_are_nearer_than_the_mean_of_the_neighbours():
+    expert = 4
+    found = further._regression(PLANES, expert, 0)
+    generic = further.GenericPredictors([PLANES])
+    for kind in ("fitted", "generic"):
+        seen = further.windows(kind, [PLANES], expert, generic).array[0, found.row // 2, found.column // 2, 0]
+        companded = seen / further.INPUT_ONE
+        predicted = np.sign(companded) * np.expm1(np.abs(companded)) * (found.activity + 0.5)
+        assert np.abs(found.target - predicted).mean() < 0.8 * np.abs(found.target).mean()
 
 
-def test_windows_of_a_field():
+def test_windows_around_pixels():
     array = np.arange(2 * 8 * 9 * 3).reshape(2, 8, 9, 3).astype(np.int16)
-    window = further.Field(array, 3).read(np.array([1]), np.array([1]), np.array([2]))
+    window = further.Windows(array, 3).read(np.array([1]), np.array([1]), np.array([2]))
     assert np.array_equal(window[0], array[1, 1:8, 2:9])
 
 

@@ -65,7 +65,7 @@ def fit(
     done, total = 0, sum(map(len, samples.values()))
     found: dict[str, np.ndarray] = {}
     with exact_arithmetic("cpu") as available, ThreadPoolExecutor(threads or available) as pool:
-        work = {e: pool.submit(fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
+        work = {e: pool.submit(_fit_expert, model, backend, e, s, budget.passes) for e, s in samples.items()}
         try:
             for expert, future in work.items():
                 found |= future.result()
@@ -111,8 +111,9 @@ class Coding:
     """An expert that codes its samples, batch after batch, as the codec does it."""
 
     def __init__(self, model: Model, backend: Backend, expert: int, samples: Samples) -> None:
-        self.trunk = Trunk(model.on(torch.device("cpu"))[0][expert], backend)
-        self._samples, self._start = samples, model.untaught(expert)
+        own = model.on(torch.device("cpu"))[0][expert]
+        self.expert, self.layers, self.samples, self.trunk = expert, own.layers, samples, Trunk(own, backend)
+        self._start = model.untaught(expert)
         self._hidden, self._skip = len(self.trunk.biases[-1]), learning.skip_inputs(expert)
         self._inputs = torch.zeros(BATCH, learning.padded_inputs(self._hidden, expert), dtype=torch.int8)
         self._inputs[:, self._hidden + self._skip] = learning.BIAS_INPUT
@@ -121,7 +122,7 @@ class Coding:
     def run(self, count: int) -> Iterator[tuple[float, list[torch.Tensor], np.ndarray]]:
         """Code the first samples, with a new head; yields for each batch its code length, the outputs of all layers,
         and the gradient of the code length by the last ones, float64 [n, outputs]."""
-        s, hidden = self._samples, self._hidden
+        s, hidden = self.samples, self._hidden
         head = Head(self._start, s.context_count)
         for first in range(0, count, BATCH):
             part = slice(first, min(first + BATCH, count))
@@ -141,32 +142,42 @@ class Coding:
                 start += size
             yield bits, outputs, slopes
 
+    def bias_gradients(self, slopes: np.ndarray, outputs: list[torch.Tensor]) -> list[np.ndarray]:
+        """Bits a pixel by a step of each bias, float64 [outputs] of each layer, by what ``run`` yields of a batch;
+        slopes are overwritten."""
+        # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
+        unit = 2.0**changes.BIAS_BITS / (1024 * 2**15 * len(slopes))
+        return [sums * unit for sums in self.trunk.backward(slopes, outputs)]
+
     def bits(self, biases: list[np.ndarray]) -> float:
         """Code length of all pixels that the samples stand for, with these biases, by some of the samples."""
         self.trunk.biases = biases
-        count = min(len(self._samples), MEASURED)
-        return sum(bits for bits, _, _ in self.run(count)) * self._samples.pixels / count
+        count = min(len(self.samples), MEASURED)
+        return sum(bits for bits, _, _ in self.run(count)) * self.samples.pixels / count
 
 
-def fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
+def move_biases(coding: Coding, passes: int) -> dict[str, np.ndarray]:
+    """Fit the biases of an expert, which ``coding`` has then; returns their steps by layer, whether they pay or not."""
+    count, done, price = len(coding.samples), 0, PRICE / coding.samples.pixels
+    layers = [_Biases(layer) for layer in coding.layers]
+    for _ in range(passes):
+        coding.trunk.biases = [layer.biases for layer in layers]
+        for _, outputs, slopes in coding.run(count):
+            rate = RATE * (1 - done / (passes * count))
+            for i, (layer, own) in enumerate(zip(layers, coding.bias_gradients(slopes, outputs), strict=True)):
+                layer.move(own, price, rate)
+                coding.trunk.biases[i] = layer.biases
+            done += len(slopes)
+    return {f"{coding.expert}.{i}": layer.steps for i, layer in enumerate(layers)}
+
+
+def _fit_expert(model: Model, backend: Backend, expert: int, samples: Samples, passes: int) -> dict[str, np.ndarray]:
     """Steps of an expert's biases, by layer; none if they do not pay."""
     coding = Coding(model, backend, expert, samples)
     trained = coding.trunk.biases
-    layers = [_Biases(layer) for layer in model.on(torch.device("cpu"))[0][expert].layers]
-    done, price = 0, PRICE / samples.pixels
-    for _ in range(passes):
-        coding.trunk.biases = [layer.biases for layer in layers]
-        for _, outputs, slopes in coding.run(len(samples)):
-            n = len(slopes)
-            # slopes are in 1/1024 bit by 2**15 units of a weight and an activation
-            unit = 2.0**changes.BIAS_BITS / (1024 * 2**15 * n)
-            rate = RATE * (1 - done / (passes * len(samples)))
-            for i, (layer, sums) in enumerate(zip(layers, coding.trunk.backward(slopes, outputs), strict=True)):
-                layer.move(sums * unit, price, rate)
-                coding.trunk.biases[i] = layer.biases
-            done += n
-    steps = {f"{expert}.{i}": layer.steps for i, layer in enumerate(layers)}
-    gain = coding.bits(trained) - coding.bits([layer.biases for layer in layers])
+    steps = move_biases(coding, passes)
+    moved = coding.trunk.biases
+    gain = coding.bits(trained) - coding.bits(moved)
     return steps if gain > sum(map(changes.cost, steps.values())) else {}
 
 

@@ -58,7 +58,7 @@ def scales(hidden: int, expert: int) -> np.ndarray:
     ).astype(np.float32)
 
 
-def untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
+def without_basis(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
     """The head of an expert before its basis is known."""
     outputs, hidden = tensors[f"expert.{expert}.head.weight"].shape
     empty: dict[str, np.ndarray] = {
@@ -69,7 +69,7 @@ def untaught(tensors: dict[str, np.ndarray], expert: int) -> learning.Head:
     return learning.Head(learning.start(tensors | empty, expert), 0)
 
 
-def slopes(
+def output_gradients(
     head: learning.Head, activations: Activations, values: np.ndarray, predictor: Predictor, units: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(inputs of a head float32 [n, inputs], the gradient of the code length of values by its outputs in bits, float32
@@ -83,7 +83,7 @@ def slopes(
 def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
     """Statistics of all experts over crops (planes uint8 [3, height, width])."""
     chosen = network.backend("cpu")
-    heads = [untaught(model.tensors, e) for e in range(features.EXPERTS)]
+    heads = [without_basis(model.tensors, e) for e in range(features.EXPERTS)]
     units = [scales(model.tensors[f"expert.{e}.head.weight"].shape[1], e) for e in range(features.EXPERTS)]
     sums = [Statistics(len(head.start.bias), len(unit)) for head, unit in zip(heads, units, strict=True)]
     for planes in crops:
@@ -105,7 +105,9 @@ def collect(model: Model, crops: Iterable[np.ndarray]) -> list[Statistics]:
                     at, stride = window_offsets(order, atom, np.arange(size))
                     array = predictor.array(pyramid.array(atom.level))
                     activations = predictor.activations(atom, array, at, stride, blocks)
-                    parts.setdefault(expert, []).append(slopes(head, activations, values, predictor, units[expert]))
+                    parts.setdefault(expert, []).append(
+                        output_gradients(head, activations, values, predictor, units[expert])
+                    )
                 if size:
                     pyramid.fill(atom, values)
         for expert, pieces in parts.items():
@@ -119,7 +121,7 @@ def tensors(sums: list[Statistics]) -> dict[str, np.ndarray]:
 
 
 def directions(s: Statistics, expert: int) -> dict[str, np.ndarray]:
-    """Those of one expert."""
+    """The tensors ``learning.EXPERT.*`` of one expert."""
     crops = len(s.gradients)
     values, vectors = np.linalg.eigh(s.inner / crops)
     inner = (vectors * (np.maximum(values, 0) + DAMPING) ** -0.5) @ vectors.T

@@ -24,8 +24,6 @@ COARSE_LEVELS = 7
 COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
 BANK_LEVELS = COARSE_LEVELS + 1
 PAD = features.RADIUS
-#: First row and column of each kind of lattice.
-KIND_OFFSETS = ((1, 1), (0, 1), (1, 0))
 #: Small images are seldom processed once they are small.
 GENTLE = AugmentConfig(untouched=0.85)
 
@@ -249,7 +247,7 @@ class Bank:
         level = np.zeros(n, np.int64) if group == 0 else rng.choice(np.arange(1, BANK_LEVELS), n, p=share)
         if level_only is not None:
             level = np.full(n, level_only, np.int64)
-        oy, ox = KIND_OFFSETS[lay.kind]
+        oy, ox = features.KIND_OFFSETS[lay.kind]
         shape = self.shape[slots, level]
         rows, cols = (shape[:, 0] - oy + 1) // 2, (shape[:, 1] - ox + 1) // 2
         keep = (rows > 0) & (cols > 0)
