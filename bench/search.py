@@ -1,11 +1,11 @@
 """The search for a network: variants of it, trained in equal processor time, compared on held-out photographs.
 
-    python -m bench.search CONFIG [--variants NAME...] [--seconds 30] [--experts 0 4]
+    python -m bench.search CONFIG [--variants NAME...|--further] [--seconds 30] [--experts 0 4]
 
 prints a table of bits per sub-pixel with a frozen head and with a learning one (docs/TRAINING.md has it). All variants
 see the same 800 crops, those of one batch size the same pixels in the same order; a budget is seconds of one thread,
 samples and weight averaging included, but not what further inputs are made of. Variants begin with random weights,
-``trained`` ones with those of ``photo``.
+or with those of ``photo``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ardmzip.errors import ArdmError
 
 if TYPE_CHECKING:
     import torch
@@ -76,45 +78,47 @@ class Variant:
 BASE = Variant()
 #: Further inputs have no effect at first; the rate is that at which training goes on.
 CONTINUED = Variant(trained=True, rate=8e-4)
-VARIANTS = {
-    "as `photo`": BASE,
-    "K = 3": replace(BASE, components=3),
-    "K = 8": replace(BASE, components=8),
-    "K = 12": replace(BASE, components=12),
+#: From scratch; and from the weights of ``photo``, where ``photo`` itself stays as it is.
+SCRATCH = {
+    "base": BASE,
+    "K 3": replace(BASE, components=3),
+    "K 8": replace(BASE, components=8),
+    "K 12": replace(BASE, components=12),
     "1 layer": replace(BASE, hidden=(256,)),
     "2 layers": replace(BASE, hidden=(256,) * 2),
     "4 layers": replace(BASE, hidden=(256,) * 4),
     "5 layers": replace(BASE, hidden=(256,) * 5),
     "residual": replace(BASE, residual=True),
-    "5 layers, residual": replace(BASE, hidden=(256,) * 5, residual=True),
+    "5 layers residual": replace(BASE, hidden=(256,) * 5, residual=True),
     "2 layers of 384": replace(BASE, hidden=(384,) * 2),
     "4 layers of 192": replace(BASE, hidden=(192,) * 4),
     "5x5": replace(BASE, window=5),
     "9x9": replace(BASE, window=9),
+    "coarse trunk": replace(BASE, further="coarse trunk"),
     "no side information": replace(BASE, side=0),
     "6 statistics": replace(BASE, side=6),
     "batch 400": replace(BASE, batch=400, rate=1.4e-3),
-    "batch 1,600": replace(BASE, batch=1600, rate=2.8e-3),
-    "batch 3,200": replace(BASE, batch=3200, rate=4e-3),
+    "batch 1600": replace(BASE, batch=1600, rate=2.8e-3),
+    "batch 3200": replace(BASE, batch=3200, rate=4e-3),
     "rate 1e-3": replace(BASE, rate=1e-3),
     "rate 4e-3": replace(BASE, rate=4e-3),
     "no weight averaging": replace(BASE, average=0.0),
     "average 0.998": replace(BASE, average=0.998),
     "Muon": replace(BASE, optimiser="muon", rate=1e-2),
-    "Muon, batch 1,600": replace(BASE, optimiser="muon", rate=1e-2, batch=1600),
+    "Muon batch 1600": replace(BASE, optimiser="muon", rate=1e-2, batch=1600),
     "RAdam": replace(BASE, optimiser="radam"),
     "not augmented": replace(BASE, augmented=False),
-    "coarse trunk": replace(BASE, further="coarse trunk"),
-    "trained": CONTINUED,
-    "trained, coarse trunk": replace(CONTINUED, further="coarse trunk"),
-    "trained, fitted prediction": replace(CONTINUED, further="fitted"),
-    "trained, generic prediction": replace(CONTINUED, further="generic"),
-    "trained, coding errors": replace(CONTINUED, further="errors"),
-    "trained, fitted prediction and coding errors": replace(CONTINUED, further="fitted, errors"),
 }
-
-#: Those whose windows have the usual size.
-USUAL = [name for name, variant in VARIANTS.items() if variant.radius == BASE.radius]
+FURTHER = {
+    "photo": replace(CONTINUED, rate=0.0),
+    "photo trained on": CONTINUED,
+    "photo + coarse trunk": replace(CONTINUED, further="coarse trunk"),
+    "photo + fitted prediction": replace(CONTINUED, further="fitted"),
+    "photo + generic prediction": replace(CONTINUED, further="generic"),
+    "photo + coding errors": replace(CONTINUED, further="errors"),
+    "photo + fitted prediction + coding errors": replace(CONTINUED, further="fitted, errors"),
+}
+VARIANTS = SCRATCH | FURTHER
 
 
 @dataclass
@@ -266,7 +270,9 @@ def inputs_read(variant: Variant, expert: int) -> np.ndarray:
 def make_optimiser(variant: Variant, net: torch.nn.Module) -> list[torch.optim.Optimizer]:
     import torch
 
-    if variant.optimiser == "muon":  # of torch 2.9 or newer
+    if variant.optimiser == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ArdmError("Muon needs torch 2.9 or newer")
         trunk = [p for name, p in net.named_parameters() if name.startswith("weights")]
         others = [p for name, p in net.named_parameters() if not name.startswith("weights")]
         muon = torch.optim.Muon(trunk, lr=variant.rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
@@ -327,18 +333,31 @@ def measure(variant: Variant, expert: int, data: Data, model: Model, net: Any) -
     return np.concatenate([part.mean(0) for part in np.split(bits, 2)])
 
 
+def expert_name(expert: int) -> str:
+    """As the tables call an expert of level 0.
+
+    >>> expert_name(0), expert_name(4)
+    ('G1', 'R2')
+    """
+    return f"{'GRB'[expert % 3]}{expert // 3 + 1}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.search", description="Compare variants of the network.")
-    parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="of a training run, for its data: configs/photo.toml"
-    )
-    parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS), metavar="NAME",
-                        help=f"some of {', '.join(VARIANTS)} (9x9 in a run of its own)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=30, metavar="S", help="of a thread, for each expert")
-    parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", choices=range(9),
-                        help="of level 0: 0 to 8 (default 0 4)")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.search", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compare variants of the network. All those from scratch take an hour.",
+        epilog="From scratch:\n  " + "\n  ".join(SCRATCH) + "\nFrom the weights of photo:\n  " + "\n  ".join(FURTHER),
+    )  # fmt: skip
+    add_config(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME",
+                       help="some of those below, 9x9 in a run of its own (default: others from scratch)")  # fmt: skip
+    which.add_argument("--further", action="store_true", help="all from the weights of photo")
+    parser.add_argument("--seconds", type=float, default=30, metavar="S",
+                        help="of a thread to train an expert; measuring takes 15 more (default 30)")  # fmt: skip
     args = parser.parse_args(argv)
-    radii = {VARIANTS[name].radius for name in args.variants}
+    names = args.variants or [*(FURTHER if args.further else SCRATCH)]
+    radii = {VARIANTS[name].radius for name in args.variants or ["base"]}
     if len(radii) > 1:
         parser.error("windows of 9x9 need a run of their own")
     radius = radii.pop()
@@ -354,8 +373,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         contexts.context_inputs.cache_clear()
         if max(len(features.expert_layout(expert).offsets) for expert in args.experts) > MOST_TAPS:
             parser.error("windows of 9x9 are for the first two lattices: 0 to 5")
-        compare(args.config, loaded, [(name, VARIANTS[name]) for name in args.variants], args.experts, args.seconds)
+        variants = [(name, VARIANTS[name]) for name in names if VARIANTS[name].radius == radius]
+        try:
+            compare(args.config, loaded, variants, args.experts, args.seconds)
+        except ArdmError as error:
+            print(f"search: {error}", file=sys.stderr)
+            return 1
     return 0
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is looked at."""
+    parser.add_argument("config", type=Path, metavar="CONFIG",
+                        help="of a training run, for its training and held-out images: configs/photo.toml")  # fmt: skip
+    parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", choices=range(9),
+                        help="of level 0: 0 to 2 are G, R, B of the first lattice (default 0 4)")  # fmt: skip
 
 
 def compare(
@@ -370,7 +402,7 @@ def compare(
     loaded = TrainConfig.load(config)
     data: dict[bool, Data] = {}
     columns = "plain", "learning", "processed", "learning", "samples, millions"
-    print("| variant |" + "".join(f" {e}, {column} |" for e in experts for column in columns))
+    print("| variant |" + "".join(f" {expert_name(e)}, {column} |" for e in experts for column in columns))
     print("|---|" + "---:|" * (len(columns) * len(experts)), flush=True)
     for name, variant in variants:
         if variant.augmented not in data:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from ardmzip import changes, model, network
+from ardmzip.errors import ArdmError
 from ardmzip.fitting.fit import Coding, move_biases
 from ardmzip.training.train import TrainConfig
 from bench import learned
-from bench.search import MODEL, held_out_photographs, training_crops
+from bench.search import MODEL, add_config, expert_name, held_out_photographs, training_crops
 
 #: Crops that the directions are measured on, and passes over a photograph.
 CROPS, PASSES = 300, 4
@@ -130,30 +131,43 @@ def gains(coding: Coding, basis: np.ndarray, counts: Sequence[int]) -> tuple[flo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.shared", description="Changes that images share.")
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="of a training run, for its data")
-    parser.add_argument("--experts", nargs="+", type=int, default=[0, 4], metavar="N", choices=range(9))
-    parser.add_argument("--coefficients", nargs="+", type=int, default=[16, 64], metavar="N")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.shared", description="Changes that images share: ten minutes an expert."
+    )
+    add_config(parser)
+    parser.add_argument("--coefficients", nargs="+", type=int, default=[16, 64], metavar="N", help="(default 16 64)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    config, loaded, backend = TrainConfig.load(args.config), model.load(MODEL), network.backend("cpu")
-    crops = learned.pixels(training_crops(config, CROPS, True), loaded, args.experts)
-    photographs = learned.pixels(held_out_photographs(config), loaded, args.experts)
+    try:
+        compare(args.config, args.experts, args.coefficients)
+    except ArdmError as error:
+        print(f"shared: {error}", file=sys.stderr)
+        return 1
+    return 0
 
-    cells = "".join(f" {count} coefficients | less their bytes |" for count in args.coefficients)
+
+def compare(path: Path, experts: list[int], coefficients: list[int]) -> None:
+    """Print the table."""
+    config, loaded, backend = TrainConfig.load(path), model.load(MODEL), network.backend("cpu")
+    crops = learned.pixels(training_crops(config, CROPS, True), loaded, experts)
+    photographs = learned.pixels(held_out_photographs(config), loaded, experts)
+
+    cells = "".join(f" {count} coefficients | less their bytes |" for count in coefficients)
     print(f"| expert | photographs | biases | less their bytes |{cells}")
-    print("|---|---|---:|---:|" + "---:|---:|" * len(args.coefficients), flush=True)
-    for expert in args.experts:
+    print("|---|---|---:|---:|" + "---:|---:|" * len(coefficients), flush=True)
+    for expert in experts:
         measured = (batch_gradients(Coding(loaded, backend, expert, crop.samples)) for crop in crops[expert])
-        basis = directions(measured, max(args.coefficients))
+        basis = directions(measured, max(coefficients))
         found = [
-            gains(Coding(loaded, backend, expert, own.samples), basis, args.coefficients) for own in photographs[expert]
+            gains(Coding(loaded, backend, expert, own.samples), basis, coefficients) for own in photographs[expert]
         ]
         half = len(found) // 2
         for name, part in (("plain", found[:half]), ("processed", found[half:])):
             shares = 100 * sum(saved for _, saved in part) / sum(before for before, _ in part)
-            print(f"| {expert} | {name} |" + "".join(f" {share:.2f} % |" for share in np.ravel(shares)), flush=True)
-    return 0
+            print(
+                f"| {expert_name(expert)} | {name} |" + "".join(f" {share:.2f} % |" for share in np.ravel(shares)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

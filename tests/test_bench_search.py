@@ -9,7 +9,7 @@ from PIL import Image
 from ardmzip import codec, features
 from ardmzip.fitting.fit import Coding
 from ardmzip.image import to_planes
-from bench import further, learned, search
+from bench import further, learned, search, shared
 
 #: Planes of a photograph-like image: smooth, with noise.
 PLANES = to_planes(
@@ -22,7 +22,7 @@ PLANES = to_planes(
 
 def test_variants_read_no_more_than_their_window():
     lay = features.expert_layout(4)
-    for name, count in (("as `photo`", lay.inputs), ("no side information", lay.inputs - 22)):
+    for name, count in (("base", lay.inputs), ("no side information", lay.inputs - 22)):
         assert search.inputs_read(search.VARIANTS[name], 4).sum() == count
     small = search.inputs_read(search.VARIANTS["5x5"], 4)
     taps = [i for plane in range(3) for i in range(lay.taps(plane))]
@@ -39,7 +39,7 @@ def test_the_search(tmp_path, monkeypatch, capsys):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     config = tmp_path / "c.toml"
     config.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 64\n')
-    names = ["residual", "Muon", "5x5", "coarse trunk", "trained", "trained, fitted prediction and coding errors"]
+    names = ["residual", "Muon", "5x5", "coarse trunk", "photo", "photo + fitted prediction + coding errors"]
     assert search.main([str(config), "--seconds", "0.5", "--experts", "0", "--variants", *names]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == names
@@ -74,7 +74,7 @@ def test_a_trained_variant_is_the_model(photo, cpu):
     """It tells of pixels what ``photo`` does, but for what quantisation and half-precision weights make of it."""
     expert = 4
     (pixels,) = learned.pixels([PLANES], photo, [expert])[expert]
-    net = search.make_net(search.VARIANTS["trained, coarse trunk"], expert)
+    net = search.make_net(search.VARIANTS["photo + coarse trunk"], expert)
     coarse = further.windows("coarse trunk", [PLANES], expert, further.GenericPredictors([PLANES]))
     trunk, read = Coding(photo, cpu, expert, pixels.samples).trunk, np.ones(pixels.samples.inputs.shape[1], bool)
 
@@ -131,3 +131,13 @@ def test_large_windows_need_a_run_of_their_own(tmp_path, capsys):
     with pytest.raises(SystemExit):
         search.main([str(tmp_path), "--variants", "9x9", "5x5"])
     assert "a run of their own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", [search, shared])
+def test_what_is_missing_is_told_in_a_line(script, tmp_path, capsys):
+    config = tmp_path / "c.toml"
+    for text in (None, f'name = "tiny"\ndata = ["{tmp_path}/none"]\n'):
+        if text:
+            config.write_text(text)
+        assert script.main([str(config)]) == 1
+        assert capsys.readouterr().err.count("\n") == 1

@@ -81,7 +81,7 @@ def test_the_table(tmp_path, monkeypatch, capsys):
     config.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 128\n')
     assert shared.main([str(config), "--experts", "0", "--coefficients", "2"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [[cell.strip() for cell in row[:2]] for row in rows] == [["0", "plain"], ["0", "processed"]]
+    assert [[cell.strip() for cell in row[:2]] for row in rows] == [["G1", "plain"], ["G1", "processed"]]
     for row in rows:
         shares = [float(cell.strip().removesuffix(" %")) for cell in row[2:]]
         assert all(0 <= paid <= max(0, free) for free, paid in zip(shares[::2], shares[1::2], strict=True))

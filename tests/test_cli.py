@@ -507,6 +507,8 @@ def test_no_silent_overwrite(images):
     assert line == "ardmzip: rgb.png: rgb.ardm exists already (-f overwrites it)"
     line = refused(run("decompress", "rgb.ardm", cwd=images), 1)
     assert line == "ardmzip: rgb.ardm: rgb.png exists already (-f overwrites it)"
+    line = refused(run("compress", "rgb.tif", cwd=images), 1)  # of which there is an output, but no input
+    assert line == "ardmzip: rgb.tif: No such file or directory"
     assert listing(images) == before
 
 

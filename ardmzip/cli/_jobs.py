@@ -60,6 +60,8 @@ class Job:
             yield source_of(file)
 
     def check_target(self, force: bool) -> None:
+        if self.source is not None and not os.path.lexists(self.source):
+            return  # that is what reading it tells
         if self.target is not None and not (self.in_tree and not os.path.lexists(self.target.parent)):
             check_target(self.target, force)
 

@@ -205,7 +205,7 @@ def _write_table(archive: Archive, folder: Path, force: bool) -> None:
     epilog="""\b
 Examples:
   ardmzip extract photos.ardmz 2024/a.tif             writes 2024/a.tif
-  ardmzip extract photos.ardmz 517 518 -o some        by numbers, below the folder some
+  ardmzip extract photos.ardmz 517 518 -o some/       by numbers, below the folder some
   ardmzip extract photos.ardmz 2024/a.tif -o a.png    another name and format
   ardmzip extract photos.ardmz 0 -o - | display       a PNG file on stdout"""
 )
@@ -227,7 +227,9 @@ def extract(
     """
     single = out is not None and not out.endswith("/") and not Path(out).is_dir()
     if single and len(names) > 1:
-        raise click.UsageError(f"with several images -o must name an existing folder, not {common.plain(out)}")
+        raise click.UsageError(
+            f"with several images -o must name a folder (a new one ends in /), not {common.plain(out)}"
+        )
     if single and out != "-" and Path(str(out)).suffix.lower() not in IMAGE_FORMATS:
         raise click.UsageError(f"{common.plain(out)}: lossless formats: {' '.join(IMAGE_FORMATS)}; a folder ends in /")
 
