@@ -45,7 +45,7 @@ def pixels(images: Sequence[np.ndarray], model: Model, experts: list[int]) -> di
     found: dict[int, list[Pixels]] = {expert: [] for expert in experts}
     for number, planes in enumerate(images):
         order = LatticeOrder(planes.shape[1], planes.shape[2], 3)
-        own = samples.collect([planes], model, network.backend("cpu"), planes.size, order.phase)
+        own = samples.collect([planes], model, network.backend("cpu"), planes.size, order.phase, experts)
         for expert in experts:
             _, columns = order.lattice_shape(0, expert // 3)
             n = len(own[expert])

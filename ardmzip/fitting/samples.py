@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +34,10 @@ class Samples:
 
 
 def collect(
-    images: Sequence[np.ndarray], model: Model, backend: Backend, most: int, phase: tuple[int, int] | None = None
-) -> dict[int, Samples]:
-    """Samples of all experts that code something of the images, about ``most`` each, spread evenly.
+    images: Sequence[np.ndarray], model: Model, backend: Backend, most: int, phase: tuple[int, int] | None = None,
+    experts: Collection[int] = range(features.EXPERTS),
+) -> dict[int, Samples]:  # fmt: skip
+    """Samples of those experts that code something of the images, about ``most`` each, spread evenly.
 
     images: planes uint8 [channels, height, width] each; phase: as for codec.encode.
     """
@@ -53,7 +54,7 @@ def collect(
     blocks_before = 0
     for planes, order in zip(images, orders, strict=True):
         blocks = block_tables(order.height, order.width)
-        for expert, part in _of_image(planes, order, model, backend, shares, blocks):
+        for expert, part in _of_image(planes, order, model, backend, shares, blocks, experts):
             part.contexts[:, FIXED:] += blocks_before  # blocks of another image are other contexts
             parts.setdefault(expert, []).append(part)
         blocks_before += int(blocks[-1, 2])
@@ -61,8 +62,9 @@ def collect(
 
 
 def _of_image(
-    planes: np.ndarray, order: LatticeOrder, model: Model, backend: Backend, shares: np.ndarray, blocks: np.ndarray
-) -> Iterator[tuple[int, Samples]]:
+    planes: np.ndarray, order: LatticeOrder, model: Model, backend: Backend, shares: np.ndarray, blocks: np.ndarray,
+    experts: Collection[int],
+) -> Iterator[tuple[int, Samples]]:  # fmt: skip
     channels = len(planes)
     with Predictor(model, backend, codec.side_information(planes, model, order.phase)) as predictor:
         for level in range(order.levels):
@@ -73,9 +75,9 @@ def _of_image(
             # what a pixel must not see yet is no tap of its layout
             known = predictor.array(array)
             for atom, size in zip(order.atoms, order.sizes().tolist(), strict=True):
-                if atom.level != level or size < streams.MIN_ATOM:
-                    continue
                 expert = atom.expert
+                if atom.level != level or size < streams.MIN_ATOM or expert not in experts:
+                    continue
                 count = max(1, int(size * shares[expert]))
                 pixels = np.arange(count, dtype=np.int64) * learning.spread(size) % size
                 at, stride = window_offsets(order, atom, pixels)
