@@ -24,6 +24,8 @@ OWN_TAPS, OTHER_TAPS = 14, 8
 FITTED, COEFFICIENT = 6000, 128
 #: Crops that generic predictors are fitted to; how far the neighbours are whose errors are seen; levels with errors.
 GENERIC_CROPS, ERROR_RADIUS, ERROR_LEVELS = 150, 2.3, 4
+#: Windows of 11x11 pixels; means and deviations of windows of 7x7 and 17x17 pixels of the coarser lattice.
+RING_RADIUS, WIDE_RADII = 5, (3, 8)
 #: A coarse trunk sees windows of 7x7 pixels of the coarser lattice, of which the central one is next to the pixel.
 COARSE_RADIUS = 3
 
@@ -60,13 +62,20 @@ def coarse_lattice(planes: np.ndarray, expert: int, generic: GenericPredictors) 
     return np.pad(coarse, ((COARSE_RADIUS, COARSE_RADIUS), (COARSE_RADIUS, COARSE_RADIUS), (0, 0)), mode="edge")
 
 
+def _differences(planes: np.ndarray) -> np.ndarray:
+    """G, R-G and B-G: float32 [3, height, width]."""
+    g, r, b = planes.astype(np.float32)
+    return np.stack([g, r - g, b - g])
+
+
 @dataclass
 class _Regression:
-    """Pixels of an expert away from the borders: rows and columns in their level, differences of taps float32 [n, taps]
-    from the reference and of the pixel itself, [n], and the activity [n]."""
+    """Pixels of an expert away from the borders: rows and columns in their level, references of the planes float32 [3,
+    n], differences of taps [n, taps] and of the pixel itself [n] from them, and the activity of its plane [n]."""
 
     row: np.ndarray
     column: np.ndarray
+    references: np.ndarray
     taps: np.ndarray
     target: np.ndarray
     activity: np.ndarray
@@ -81,25 +90,25 @@ class _Regression:
 def _regression(planes: np.ndarray, expert: int, level: int) -> _Regression:
     lay, radius = features.expert_layout(expert), features.RADIUS
     oy, ox = KIND_OFFSETS[lay.kind]
-    at_level = planes[:, :: 1 << level, :: 1 << level].astype(np.float32)
-    own = np.stack([at_level[0], at_level[1] - at_level[0], at_level[2] - at_level[0]])  # G, R-G, B-G
+    own = _differences(planes[:, :: 1 << level, :: 1 << level])
     height, width = own.shape[1:]
     rows, columns = np.arange(oy, height - radius, 2), np.arange(ox, width - radius, 2)
     rows, columns = rows[rows >= radius], columns[columns >= radius]
     row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
-    taps = []
+    taps, references = [], []
     for plane in range(features.CHANNELS):
         count = lay.taps(plane)
         offsets, weights = lay.offsets[:count], lay.weights[:count].astype(np.float32)
         values = np.stack([own[plane, row + dy, column + dx] for dy, dx in offsets], 1)
         reference = values @ weights / weights.sum() if plane >= lay.channel else own[plane, row, column]
+        references.append(reference)
         differences = values - reference[:, None]
         if plane == lay.channel:
             target = own[plane, row, column] - reference
             activity = np.abs(differences) @ weights / weights.sum()
         nearest = np.argsort(np.hypot(*offsets.T), kind="stable")
         taps.append(differences[:, nearest[: OWN_TAPS if plane == lay.channel else OTHER_TAPS]])
-    return _Regression(row, column, np.concatenate(taps, 1), target, activity)
+    return _Regression(row, column, np.stack(references), np.concatenate(taps, 1), target, activity)
 
 
 def _solve(moments: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -194,10 +203,57 @@ def prediction_and_errors(planes: np.ndarray, expert: int, generic: GenericPredi
     return np.concatenate([fitted_prediction(planes, expert, generic), coding_errors(planes, expert, generic)], 2)
 
 
+def ring(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
+    """What is known in windows of 11x11 pixels, beyond 7x7."""
+    found, lay = _regression(planes, expert, 0), features.expert_layout(expert)
+    odd_y, odd_x = KIND_OFFSETS[lay.kind]
+    lattices = [(0, 0), *KIND_OFFSETS]
+    far = range(-RING_RADIUS, RING_RADIUS + 1)
+    pad = RING_RADIUS - features.RADIUS
+    own = np.pad(_differences(planes), ((0, 0), (pad, pad), (pad, pad)), constant_values=np.nan)
+    seen = []
+    for plane, dy, dx in itertools.product(range(features.CHANNELS), far, far):
+        lattice = lattices.index(((odd_y + dy) % 2, (odd_x + dx) % 2))
+        known = lattice <= lay.kind or (lattice == lay.kind + 1 and plane < lay.channel)
+        if known and max(abs(dy), abs(dx)) > features.RADIUS:
+            values = own[plane, found.row + pad + dy, found.column + pad + dx]
+            seen.append(np.nan_to_num(_companded(values - found.references[plane], found.activity)))
+    return _of_lattice(planes, expert, found, np.stack(seen, 1))
+
+
+def wide(planes: np.ndarray, expert: int, generic: GenericPredictors) -> np.ndarray:
+    """Means and standard deviations of the coarser lattice in two wide windows, all planes."""
+    found, coarse = _regression(planes, expert, 0), _differences(planes[:, ::2, ::2])
+    at = found.row // 2, found.column // 2
+    seen = []
+    for plane, radius in itertools.product(range(features.CHANNELS), WIDE_RADII):
+        mean = _box_mean(coarse[plane], radius)
+        deviation = np.sqrt(np.maximum(_box_mean(coarse[plane] ** 2, radius) - mean**2, 0))
+        seen.append(_companded(mean[at] - found.references[plane], found.activity))
+        seen.append(np.log2((deviation[at] + 0.5) / (found.activity + 0.5)) / 2)
+    return _of_lattice(planes, expert, found, np.stack(seen, 1))
+
+
+def _box_mean(array: np.ndarray, radius: int) -> np.ndarray:
+    """Means of the squares around all numbers, mirrored at the borders."""
+    for axis in (0, 1):
+        padded = np.pad(
+            array.astype(np.float64), [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)], "symmetric"
+        )
+        sums = padded.cumsum(axis)
+        side = 2 * radius + 1
+        array = (
+            np.take(sums, range(side, sums.shape[axis]), axis) - np.take(sums, range(sums.shape[axis] - side), axis)
+        ) / side
+    return array
+
+
 #: By name: what an expert sees of planes uint8 [3, height, width], int16 [rows + 2 * radius, columns + 2 * radius,
 #: numbers], and the radius.
 KINDS: dict[str, tuple[Callable[[np.ndarray, int, GenericPredictors], np.ndarray], int]] = {
     "coarse trunk": (coarse_lattice, COARSE_RADIUS),
+    "ring": (ring, 0),
+    "wide": (wide, 0),
     "fitted": (fitted_prediction, 0),
     "generic": (generic_prediction, 0),
     "errors": (coding_errors, 0),

@@ -113,6 +113,8 @@ FURTHER = {
     "photo": replace(CONTINUED, rate=0.0),
     "photo trained on": CONTINUED,
     "photo + coarse trunk": replace(CONTINUED, further="coarse trunk"),
+    "photo + 11x11": replace(CONTINUED, further="ring"),
+    "photo + wide statistics": replace(CONTINUED, further="wide"),
     "photo + fitted prediction": replace(CONTINUED, further="fitted"),
     "photo + generic prediction": replace(CONTINUED, further="generic"),
     "photo + coding errors": replace(CONTINUED, further="errors"),
