@@ -224,18 +224,19 @@ def make_net(variant: Variant, expert: int, numbers: int = 0) -> Any:
                 )
 
         def inputs(self, x: torch.Tensor, windows: np.ndarray | None) -> torch.Tensor:
-            """x: float [n, inputs]; windows: int16 [n, side, side, numbers]."""
+            """As ``forward`` takes them. x: int8 [n, inputs]; windows: int16 [n, side, side, numbers]."""
+            scaled = x.float() / INPUT_ONE
             if windows is None:
-                return x
+                return scaled
             w = torch.from_numpy(windows).float().permute(0, 3, 1, 2)
             if self.coarse is None:
-                return torch.cat([x, w[:, :, 0, 0] / INPUT_ONE], 1)
+                return torch.cat([scaled, w[:, :, 0, 0] / INPUT_ONE], 1)
             w[:, 1:] -= w[:, :1]  # G, R-G, B-G
             d = w - w[:, :, w.shape[2] // 2, w.shape[3] // 2][:, :, None, None]
             activity = d.abs().mean((2, 3), keepdim=True) + 0.5
-            scaled = d.sign() * torch.log1p(d.abs() / activity)
-            seen = torch.cat([scaled, (torch.log2(activity) / 2).expand_as(d)], 1)
-            return torch.cat([x, self.coarse(seen)[:, :, 0, 0].float()], 1)
+            companded = d.sign() * torch.log1p(d.abs() / activity)
+            seen = torch.cat([companded, (torch.log2(activity) / 2).expand_as(d)], 1)
+            return torch.cat([scaled, self.coarse(seen)[:, :, 0, 0].float()], 1)
 
         def trunk(self, x: torch.Tensor, quantise: bool) -> torch.Tensor:
             if not variant.residual:
@@ -293,7 +294,7 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
     from ardmzip.likelihood import code_length
     from ardmzip.training.train import update_average
 
-    mask = torch.from_numpy(inputs_read(variant, expert).astype(np.float32))
+    mask = torch.from_numpy(inputs_read(variant, expert))
     further, _ = data.windows(variant.further, expert)
     net = make_net(variant, expert, further.array.shape[-1] if further else 0)
     average = copy.deepcopy(net).requires_grad_(False)
@@ -308,7 +309,7 @@ def train_variant(variant: Variant, expert: int, data: Data, seconds: float) -> 
         s = data.bank.read(expert, places, np.zeros(len(places.slots), np.int64))
         windows = further.read(places.slots, places.row // 2, places.column // 2) if further else None
         with torch.autocast("cpu", torch.bfloat16):
-            outputs = net(net.inputs(s.x.float() / 32 * mask, windows), False)
+            outputs = net(net.inputs(s.x * mask, windows), False)
         loss = code_length(outputs, s.target, s.centre, s.scale).mean()
         net.zero_grad(set_to_none=True)
         loss.backward()
@@ -325,7 +326,7 @@ def measure(variant: Variant, expert: int, data: Data, model: Model, net: Any) -
     from bench.learned import Learned, head_tensors
 
     def trunk(x: torch.Tensor, windows: np.ndarray | None) -> torch.Tensor:
-        outputs: torch.Tensor = net.trunk(net.inputs(x.float() / 32, windows), False)
+        outputs: torch.Tensor = net.trunk(net.inputs(x, windows), False)
         return outputs
 
     of_crops, of_photographs = data.windows(variant.further, expert)

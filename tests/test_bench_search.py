@@ -82,7 +82,7 @@ def test_a_trained_variant_is_the_model(photo, cpu):
         return trunk.forward(x)[-1] / 16
 
     def floats(x, windows):
-        return net.trunk(net.inputs(x / 32, windows), False)
+        return net.trunk(net.inputs(x, windows), False)
 
     wanted, _ = learned.Learned(photo.tensors, integers, expert, read, photo).bits(pixels)
     same = learned.Learned(learned.head_tensors(net, expert), floats, expert, read, photo)
@@ -119,6 +119,15 @@ def test_predictions_are_nearer_than_the_mean_of_the_neighbours():
         companded = seen / further.INPUT_ONE
         predicted = np.sign(companded) * np.expm1(np.abs(companded)) * (found.activity + 0.5)
         assert np.abs(found.target - predicted).mean() < 0.8 * np.abs(found.target).mean()
+
+
+def test_means_of_wide_windows():
+    """As they are where a window lies within the array, and those of a mirrored array at a corner."""
+    array = np.random.default_rng(0).normal(0, 1, (9, 12))
+    means = further._box_mean(array, 2)
+    assert means[3, 5] == pytest.approx(array[1:6, 3:8].mean())
+    corner = array[:3, :3][[1, 0, 0, 1, 2]][:, [1, 0, 0, 1, 2]]
+    assert means[0, 0] == pytest.approx(corner.mean())
 
 
 def test_windows_around_pixels():
