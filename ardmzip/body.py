@@ -96,6 +96,15 @@ class Encoder:
         forked._loaded = model, self.loaded()[1]
         return forked
 
+    @property
+    def may_change_model(self) -> bool:
+        """Whether a file may be coded by another installed model than the one that was chosen."""
+        return self.model is None and not self.brought
+
+    def change_model(self, model: Model) -> None:
+        """Code with another model from now on."""
+        self._loaded = model, self.loaded()[1]
+
     def loaded(self) -> tuple[Model, Backend]:
         """Model and back end that were used."""
         assert self._loaded is not None, "nothing was coded by a model"

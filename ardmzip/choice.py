@@ -18,6 +18,8 @@ from ardmzip.predictor import Predictor, code_length, stacked_offsets
 
 #: Models to choose from, where they are installed. Of equals the first is taken; ``fast`` is for those who ask for it.
 CANDIDATES = ("photo", "thumb")
+#: Models for special kinds of what another one is for: a high effort tries them in its place, where they are installed.
+RELATIVES = {"photo": ("photo-cd", "photo-plain")}
 #: Pixels of each atom that is looked at: enough to tell models apart that differ by some per cent.
 SAMPLE = 512
 #: Finest levels by whose pixels the length of an image is estimated.
@@ -25,8 +27,8 @@ ESTIMATE_LEVELS = 2
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 #: Pixels of images, once for each code, that are looked at together.
 _TOGETHER = 1 << 18
-#: Another phase must be better by this share to be worth coding the image in it.
-PHASE_MARGIN = 1e-3
+#: Another phase, or another model, must be better by this share to be worth coding the image in it.
+MARGIN = 1e-3
 
 
 def candidates(brought: Sequence[bytes] = ()) -> list[Model]:
@@ -63,6 +65,18 @@ def best_models(
     return [models[best] for best in np.argmin(bits, axis=0)]
 
 
+def best_relative(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], sample: int) -> Model:
+    """The model among RELATIVES by which ``sample`` pixels of each atom take the fewest bits, or the chosen one if
+    others are hardly better."""
+    installed = model.available()
+    models = [chosen, *(model.load(name) for name in RELATIVES.get(chosen.name, ()) if name in installed)]
+    if len(models) == 1:
+        return chosen
+    sizes = [estimated_bytes(planes, each, backend, phase, sample) for each in models]
+    best = int(np.argmin(sizes))
+    return models[best] if sizes[best] < (1 - MARGIN) * sizes[0] else chosen
+
+
 def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> float:
     """Code length of pixels spread over the first lattice of the finest level, in all channels, by a frozen model.
 
@@ -95,7 +109,7 @@ def best_phase(
     phases = [first, *(phase for phase in PHASES if phase != first)]
     sizes = [estimated_bytes(planes, chosen, backend, phase, sample) for phase in phases]
     best = int(np.argmin(sizes))
-    return phases[best] if sizes[best] < (1 - PHASE_MARGIN) * sizes[0] else first
+    return phases[best] if sizes[best] < (1 - MARGIN) * sizes[0] else first
 
 
 def estimated_bytes(

@@ -327,7 +327,7 @@ def forget() -> None:
     _load.cache_clear()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(path: Path) -> Model:
     metadata = read_metadata(path)
     if metadata["format"] != FORMAT:

@@ -21,6 +21,7 @@ from ardmzip.tiling import Rectangle
 
 if TYPE_CHECKING:
     from ardmzip.changes import Changes
+    from ardmzip.model import Model
 
 #: Tiles that are looked at, if there are more.
 TILES = 4
@@ -58,16 +59,17 @@ class _Trials:
 
     def attempt(
         self, *, phase: tuple[int, int] | None = None, turn: int | None = None, tried: Changes | None = None,
-        side: np.ndarray | None = None,
+        side: np.ndarray | None = None, model: Model | None = None,
     ) -> bool:  # fmt: skip
-        """Code in a phase, turned, with changes and with side information, or as the best file; whether the file is
-        smaller."""
+        """Code in a phase, turned, with changes, with side information and by another model, or as the best file;
+        whether the file is smaller."""
         from ardmzip import changes
 
         phase, turn = self.phase if phase is None else phase, self.turn if turn is None else turn
         tried, side = self.changes if tried is None else tried, self.side if side is None else side
 
-        model, report = self.encoder.loaded()[0], next(self.progress)
+        report = next(self.progress)
+        model = self.encoder.loaded()[0] if model is None else model
         try:
             encoder = self.encoder.with_model(changes.apply(tried, model), side, turn)
         except FormatError:  # sums would leave 32 bits
@@ -84,6 +86,7 @@ class _Trials:
         if self._size(coded) >= self._size(self.best):
             return False
         self.best, self.phase, self.turn, self.changes, self.side = coded, phase, turn, tried, side
+        self.encoder.change_model(model)
         if self.encoder.gains is not None:
             self.encoder.gains[:] = encoder.gains or []
         return True
@@ -111,6 +114,10 @@ def _try(trials: _Trials, effort: Effort) -> None:
         from ardmzip import choice
 
         planes, loaded = trials.parts[len(trials.parts) // 2], trials.encoder.loaded()
+        if trials.encoder.may_change_model:
+            relative = choice.best_relative(planes, *loaded, trials.phase, effort.phases)
+            if relative is not loaded[0] and trials.attempt(model=relative):
+                loaded = trials.encoder.loaded()
         if effort.views and any(part.code for part in trials.best.parts):
             views = choice.best_views(planes, *loaded, trials.encoder.search, effort.views)
         else:
@@ -159,7 +166,7 @@ def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | No
     """The progress of each stage. Another phase is seldom coded in: it counts little."""
     stages = (
         [1.0]
-        + [0.2] * (max(1, effort.views) if effort.phases else 0)
+        + [0.2] * (1 + max(1, effort.views) if effort.phases else 0)
         + [1.0] * (2 * bool(effort.rounds) + len(effort.paces) + 2 * bool(effort.passes))
     )
     done = 0.0

@@ -8,20 +8,25 @@ import numpy as np
 import pytest
 
 import ardmzip
-from ardmzip import choice, codec, model
+from ardmzip import choice, codec, efforts, model
 from ardmzip.container import unpack
+from ardmzip.efforts import Effort
 from ardmzip.errors import ModelError
 
 
-@pytest.fixture(scope="module")
-def worse(photo):
-    """A model that believes in wide distributions."""
+def widened(photo, octaves: float):
+    """A model that believes in wider distributions."""
     tensors = dict(photo.tensors)
     for name, array in photo.tensors.items():
         if name.endswith("head.bias"):
             k = len(array) // 3
-            tensors[name] = array + np.repeat([0, 0, 2 << 15], k).astype(np.int32)
+            tensors[name] = array + np.repeat([0, 0, int(octaves * 2**15)], k).astype(np.int32)
     return replace(photo, name="worse", id=model.model_id(tensors), tensors=tensors)
+
+
+@pytest.fixture(scope="module")
+def worse(photo):
+    return widened(photo, 2)
 
 
 def picture(height: int, width: int, channels: int) -> np.ndarray:
@@ -78,6 +83,53 @@ def test_the_library_takes_the_best(photo, worse, monkeypatch):
     monkeypatch.setattr(choice, "candidates", lambda *_: [worse, photo])
     assert photo.id.startswith(unpack(ardmzip.compress(pixels)).model_id)
     assert ardmzip.compress(pixels) == ardmzip.compress(pixels, model="photo")
+
+
+def grained(height: int, width: int) -> np.ndarray:
+    """A picture that a general coder makes nothing of."""
+    return picture(height, width, 3) + np.random.default_rng(0).integers(0, 40, (3, height, width), np.uint8)
+
+
+@pytest.fixture
+def relative(photo, tmp_path, monkeypatch):
+    """The shipped model as the relative of one that is installed as ``photo``, and a little worse."""
+    for name, own in (("photo", widened(photo, 0.5)), ("photo-cd", photo)):
+        model.save(
+            tmp_path / f"{name}{model.SUFFIX}", name, own.tensors, own.loss, own.side_mean, own.side_std, own.card
+        )
+    monkeypatch.setattr(model, "FOLDERS", (tmp_path,))
+    model.forget()
+    yield photo
+    model.forget()
+
+
+def test_a_relative_that_is_clearly_better(relative, cpu, monkeypatch):
+    planes, first = grained(130, 110), model.load("photo")
+    assert choice.best_relative(planes, first, cpu, (0, 0), 256).id == relative.id
+    assert choice.best_relative(planes, model.load("photo-cd"), cpu, (0, 0), 256).name == "photo-cd"  # has none
+    monkeypatch.setattr(choice, "estimated_bytes", lambda planes, own, *_: 1000 - 0.9 * (own.name == "photo-cd"))
+    assert choice.best_relative(planes, first, cpu, (0, 0), 256) is first
+
+
+def test_high_efforts_try_relatives(relative, monkeypatch):
+    """Where the user leaves the choice to the encoder; what is coded by one is verified and restored by it."""
+    monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(128)))
+    monkeypatch.setattr(efforts, "MOST", 1)
+    worse, samples = model.load("photo"), np.ascontiguousarray(grained(200, 200).transpose(1, 2, 0))
+    quick, tried, tiles = (ardmzip.compress(samples, **options) for options in (
+        {"effort": 0}, {"effort": 1}, {"effort": 1, "tile": 128},
+    ))  # fmt: skip
+    assert worse.id.startswith(unpack(quick).model_id)
+    assert len(tried) < len(quick)
+    for data in (tried, tiles):
+        assert relative.id.startswith(unpack(data).model_id)
+        np.testing.assert_array_equal(ardmzip.decompress_array(data), samples)
+    told = ardmzip.compress(samples, model="photo", effort=1)
+    assert worse.id.startswith(unpack(told).model_id)
+    # a better estimate that does not come true costs time, but no bytes
+    monkeypatch.setattr(choice, "CANDIDATES", ("photo-cd",))
+    monkeypatch.setattr(choice, "best_relative", lambda *_: model.load("photo"))
+    assert relative.id.startswith(unpack(ardmzip.compress(samples, effort=1)).model_id)
 
 
 def test_the_best_phase(photo, cpu, monkeypatch):

@@ -46,6 +46,8 @@ class CropConfig:
     memory: int = 4000
     #: Crops cut for every image that passes.
     crops_per_image: int = 4
+    #: What is done to crops that are not small.
+    augment: AugmentConfig = DEFAULT
 
 
 def image_pool(sources: list[str], rng: np.random.Generator, config: CropConfig) -> Iterator[np.ndarray]:
@@ -110,7 +112,7 @@ class Crops(IterableDataset):
             if rng.random() < config.thumbnails:
                 image, gentle = thumbnail(image, rng, config.small), True
             crop = np.ascontiguousarray(random_crop(image, config.size, rng))
-            crop = random_crop(augment(crop, rng, GENTLE if gentle else DEFAULT), config.size, rng)
+            crop = random_crop(augment(crop, rng, GENTLE if gentle else config.augment), config.size, rng)
             planes = to_planes(crop)
             yield planes, sideinfo.measure(planes)
 

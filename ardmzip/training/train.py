@@ -34,7 +34,7 @@ from ardmzip.codes import Keys
 from ardmzip.errors import ArdmError
 from ardmzip.image import to_planes
 from ardmzip.likelihood import code_length
-from ardmzip.training.augment import random_crop
+from ardmzip.training.augment import AugmentConfig, random_crop
 from ardmzip.training.codes import assign, cluster, fisher_root
 from ardmzip.training.data import Bank, CropConfig, Samples, crop_stream, thumbnail
 from ardmzip.training.images import list_images, split, stream_images
@@ -44,6 +44,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+def _frozen(value: Any) -> Any:
+    """Tuples in place of lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass
@@ -84,6 +89,8 @@ class TrainConfig:
     thumbnails: float = 0.0
     sheets: float = 0.25
     memory: int = 4000
+    #: Probabilities and ranges of what is done to the crops that are other ones than augment.AugmentConfig has.
+    augment: dict[str, Any] = field(default_factory=dict)
     #: Crops in memory.
     slots: int = 800
     #: One fresh crop for so many samples: each crop gives about a twentieth of its sub-pixels.
@@ -99,9 +106,13 @@ class TrainConfig:
     workers: int = 1
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        self.crops  # noqa: B018  # an unknown key is an error here as well
+
     @property
     def crops(self) -> CropConfig:
-        return CropConfig(self.crop, self.thumbnails, sheets=self.sheets, memory=self.memory)
+        augment = AugmentConfig(**{name: _frozen(value) for name, value in self.augment.items()})
+        return CropConfig(self.crop, self.thumbnails, sheets=self.sheets, memory=self.memory, augment=augment)
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -208,7 +219,7 @@ class Run:
             lr=config.learning_rate, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self.seconds, self.step, self.samples = 0.0, 0, 0
-        self.mean, self.std = np.zeros(features.SIDE), np.ones(features.SIDE)
+        self.mean, self.std, self.knows_side = np.zeros(features.SIDE), np.ones(features.SIDE), False
         self.keys: Keys | None = None
         self.tensorboard: TensorBoardLogger | None = None
 
@@ -258,8 +269,8 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def start(self) -> None:
-        """Take the weights that the configuration says to begin with; for codes also the keys, and mean and
-        deviation of the side information that they belong to."""
+        """Take the weights that the configuration says to begin with, mean and deviation of the side information that
+        they have learned to read, and the keys of codes."""
         state = _load(Path(self.config.start))
         has_codes = getattr(self.net, "codes", None) is not None
         if has_codes and "codes" not in state["average"]:
@@ -267,7 +278,7 @@ class Run:
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
-        if has_codes and "keys" in state:
+        if "keys" in state or ("mean" in state and not has_codes):
             self._take_side_information(state)
 
     def load(self) -> None:
@@ -282,6 +293,7 @@ class Run:
 
     def _take_side_information(self, state: dict[str, Any]) -> None:
         """Take mean and deviation of the side information, and the keys, if there are any, that belong to them."""
+        self.knows_side = True
         self.mean, self.std = np.array(state["mean"]), np.array(state["std"])
         if "keys" in state:
             self.keys = Keys(*(np.array(state["keys"][name]) for name in ("keys", "root")))
@@ -440,7 +452,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
         Part(config, index, run.step, training)
         for index in range(fabric.global_rank, config.parts, fabric.world_size)
     ]  # fmt: skip
-    if run.step == 0 and run.keys is None:
+    if not run.knows_side:
         moments = np.stack([(p.statistics.mean(0), (p.statistics**2).mean(0)) for p in parts]).mean(0)
         first, second = torch.as_tensor(fabric.all_reduce(torch.from_numpy(moments), reduce_op="mean")).numpy(
             force=True

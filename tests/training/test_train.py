@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -23,8 +24,17 @@ from ardmzip.likelihood import code_length
 from ardmzip.training import ardm
 from ardmzip.training import export as exports
 from ardmzip.training import net as nets
-from ardmzip.training.data import CropConfig
-from ardmzip.training.train import Run, TrainConfig, resume, train, validate, validation_bank, validation_crops
+from ardmzip.training.data import CropConfig, crop_stream
+from ardmzip.training.train import (
+    Run,
+    TrainConfig,
+    data_split,
+    resume,
+    train,
+    validate,
+    validation_bank,
+    validation_crops,
+)
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent.parent
@@ -329,8 +339,26 @@ def test_starts_from_another_run(config, runs, tmp_path):
     for p, q in zip(run.net.parameters(), runs[-1].average.parameters(), strict=True):
         assert torch.equal(p, q)
     assert run.step == 0
+    # weights have learned what these numbers mean
+    assert np.array_equal(run.mean, runs[-1].mean)
+    assert np.array_equal(train(replace(config, start=str(runs[-1].checkpoint)), tmp_path / "on", steps=1).std, run.std)
     run.save()
     assert resume(replace(config, start="gone.pt"), tmp_path).step == 0  # not needed any more
+
+
+def test_crops_are_processed_as_told(config, tmp_path):
+    """In a configuration file, probabilities and ranges by name; others are an error like any unknown key."""
+    path = tmp_path / "c.toml"
+    text = f'name = "gray"\ndata = {config.data}\ncrop = 32\n[augment]\nuntouched = 0\np_gray = 1.0\n'
+    path.write_text(text + 'chroma_kinds = [["nearest", 1.0]]\n')
+    crops = TrainConfig.load(path).crops
+    assert crops.augment.chroma_kinds == (("nearest", 1.0),)
+    sources, held_out = data_split(config)
+    for planes, _ in itertools.islice(crop_stream([*sources, *held_out], 0, 0, crops), 8):
+        assert (planes == planes[:1]).all()
+    path.write_text(text + "p_grey = 1.0\n")
+    with pytest.raises(ArdmError, match="p_grey"):
+        TrainConfig.load(path)
 
 
 def test_codes(config, tmp_path):
