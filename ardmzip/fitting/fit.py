@@ -108,26 +108,22 @@ class _Biases:
 
 
 class Coding:
-    """An expert that codes its samples, batch after batch, as the codec does it.
-
-    start: what its heads begin with; head: the one of the latest run.
-    """
+    """An expert that codes its samples, batch after batch, as the codec does it."""
 
     def __init__(self, model: Model, backend: Backend, expert: int, samples: Samples) -> None:
         own = model.on(torch.device("cpu"))[0][expert]
         self.expert, self.layers, self.samples, self.trunk = expert, own.layers, samples, Trunk(own, backend)
-        self.start = model.untaught(expert)
+        self._start = model.untaught(expert)
         self._hidden, self._skip = len(self.trunk.biases[-1]), learning.skip_inputs(expert)
         self._inputs = torch.zeros(BATCH, learning.padded_inputs(self._hidden, expert), dtype=torch.int8)
         self._inputs[:, self._hidden + self._skip] = learning.BIAS_INPUT
         self._predictor = Predictor(model, backend, None)
-        self.head = Head(self.start, samples.context_count)
 
     def run(self, count: int) -> Iterator[tuple[float, list[torch.Tensor], np.ndarray]]:
         """Code the first samples, with a new head; yields for each batch its code length, the outputs of all layers,
         and the gradient of the code length by the last ones, float64 [n, outputs]."""
         s, hidden = self.samples, self._hidden
-        self.head = head = Head(self.start, s.context_count)
+        head = Head(self._start, s.context_count)
         for first in range(0, count, BATCH):
             part = slice(first, min(first + BATCH, count))
             n = part.stop - first

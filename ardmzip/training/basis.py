@@ -120,10 +120,8 @@ def tensors(sums: list[Statistics]) -> dict[str, np.ndarray]:
     return {name: array for expert, s in enumerate(sums) for name, array in directions(s, expert).items()}
 
 
-def leading(s: Statistics) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where crops differ most: what decorrelates inputs, float64 [inputs, inputs], the directions of decorrelated
-    inputs [inputs, directions], the deviations of crops in them [directions], and what decorrelates outputs [outputs,
-    outputs]."""
+def directions(s: Statistics, expert: int) -> dict[str, np.ndarray]:
+    """The tensors ``learning.EXPERT.*`` of one expert."""
     crops = len(s.gradients)
     values, vectors = np.linalg.eigh(s.inner / crops)
     inner = (vectors * (np.maximum(values, 0) + DAMPING) ** -0.5) @ vectors.T
@@ -133,12 +131,8 @@ def leading(s: Statistics) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     second = np.einsum("cof,cok->fk", white, white, optimize=True) / (crops * len(outer))
     values, vectors = np.linalg.eigh(second)
     values, vectors = values[::-1][:DIRECTIONS], vectors[:, ::-1][:, :DIRECTIONS]
-    return inner, vectors, np.sqrt(np.maximum(values - np.mean(s.noise), 1e-6)), outer
+    spread = np.sqrt(np.maximum(values - np.mean(s.noise), 1e-6))
 
-
-def directions(s: Statistics, expert: int) -> dict[str, np.ndarray]:
-    """The tensors ``learning.EXPERT.*`` of one expert."""
-    inner, vectors, spread, outer = leading(s)
     scale = scales(inner.shape[0] - learning.skip_inputs(expert) - 1, expert)
     basis = (inner @ vectors * scale[:, None]).T
     peak = np.abs(basis).max(1)
