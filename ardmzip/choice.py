@@ -19,7 +19,7 @@ from ardmzip.predictor import Predictor, code_length, stacked_offsets
 #: Models to choose from, where they are installed. Of equals the first is taken; ``fast`` is for those who ask for it.
 CANDIDATES = ("photo", "thumb")
 #: Models for special kinds of what another one is for: a high effort tries them in its place, where they are installed.
-RELATIVES = {"photo": ("photo-cd", "photo-plain")}
+RELATIVES = {"photo": ("photo-cd",)}
 #: Pixels of each atom that is looked at: enough to tell models apart that differ by some per cent.
 SAMPLE = 512
 #: Finest levels by whose pixels the length of an image is estimated.

@@ -68,6 +68,7 @@ def images() -> dict[str, tuple[np.ndarray, dict]]:
         "learn-one": (one, {}),
         "learn-gray": (gray, {}),
         "learn-photo": (photo, {}),
+        "learn-photo-cd": (photo, {"model": "photo-cd"}),
         "learn-steps": (waves(30, 40, 3, 1.0), {"steps": 5}),
         "learn-side": (side, {"steps": 20}),
         "learn-batches": (photo, {"steps": 20, "batches": 12}),
