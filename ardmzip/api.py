@@ -57,7 +57,8 @@ def compress(
         image: a PIL image, with its metadata; an array uint8 or uint16 [height, width] or [height, width, 1 to 4]; or
             the name of an image file, which gives all 16 bits where Pillow would reduce them to 8.
         model: name of an installed model, or path of a model file; ``auto`` chooses the one by which a sample of the
-            pixels is smallest, or a general coder such as lossless WebP where that is smaller.
+            pixels is smallest, or a general coder such as lossless WebP where that is smaller. From effort 1 on
+            relatives of the chosen one are tried, too (docs/FITTING.md).
         steps: budget of network calls; None takes as many as give the smallest file, but 500 for a model that codes in
             a random order.
         learn: let the network's last layer learn from the image while coding it; False is faster; None does what the

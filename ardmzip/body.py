@@ -49,7 +49,8 @@ class Encoder:
     """How to code, and the model and back end for it, loaded when they are first needed: what is stored needs neither.
 
     The options are those of api.compress. All parts of a file share one model: the given one, or else the installed one
-    that suits the first part.
+    that suits the first part, or the tile in the middle; efforts from 1 on may take a relative of it
+    (choice.RELATIVES).
     """
 
     model: Model | None = None

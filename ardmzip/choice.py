@@ -18,7 +18,8 @@ from ardmzip.predictor import Predictor, code_length, stacked_offsets
 
 #: Models to choose from, where they are installed. Of equals the first is taken; ``fast`` is for those who ask for it.
 CANDIDATES = ("photo", "thumb")
-#: Models for special kinds of what another one is for: a high effort tries them in its place, where they are installed.
+#: Models for special kinds of what another one is for: efforts from 1 on try them in its place, where they are
+#: installed.
 RELATIVES = {"photo": ("photo-cd",)}
 #: Pixels of each atom that is looked at: enough to tell models apart that differ by some per cent.
 SAMPLE = 512
@@ -72,9 +73,7 @@ def best_relative(planes: np.ndarray, chosen: Model, backend: Backend, phase: tu
     models = [chosen, *(model.load(name) for name in RELATIVES.get(chosen.name, ()) if name in installed)]
     if len(models) == 1:
         return chosen
-    sizes = [estimated_bytes(planes, each, backend, phase, sample) for each in models]
-    best = int(np.argmin(sizes))
-    return models[best] if sizes[best] < (1 - MARGIN) * sizes[0] else chosen
+    return models[_clearly_least([estimated_bytes(planes, each, backend, phase, sample) for each in models])]
 
 
 def sampled_bits(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int] = (0, 0)) -> float:
@@ -107,9 +106,13 @@ def best_phase(
     if codec.side_information(planes, chosen, first) is None:
         return first
     phases = [first, *(phase for phase in PHASES if phase != first)]
-    sizes = [estimated_bytes(planes, chosen, backend, phase, sample) for phase in phases]
+    return phases[_clearly_least([estimated_bytes(planes, chosen, backend, phase, sample) for phase in phases])]
+
+
+def _clearly_least(sizes: list[float]) -> int:
+    """Which of them is the least, or 0 if it is hardly less than the first one."""
     best = int(np.argmin(sizes))
-    return phases[best] if sizes[best] < (1 - MARGIN) * sizes[0] else first
+    return best if sizes[best] < (1 - MARGIN) * sizes[0] else 0
 
 
 def estimated_bytes(

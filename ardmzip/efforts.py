@@ -9,14 +9,13 @@ from ardmzip.codes import QUICK, THOROUGH, Search
 
 @dataclass(frozen=True)
 class Effort:
-    """What is tried for an image. phases: pixels of each atom by which the relatives of a model
-    (choice.RELATIVES) and the phases of the lattice are compared, 0 for taking the model itself and the phase that
-    statistics tell. seen, rounds: most pixels of an expert to fit the side information to,
-    and how often, 0 for what is measured. paces: of learning heads, in 1/16 of the model's own, as long as each
-    makes a smaller file than the one before. samples, passes: most pixels of an expert to fit its biases to, and
-    how often, 0 for leaving them. least: pixels of an image that is worth it: a smaller one would take several
-    times as long. search: how the code of a small image is chosen; views: in how many of the best phases and ways to
-    turn it this is then coded."""
+    """What is tried for an image. phases: pixels of each atom by which relatives of the model (choice.RELATIVES) and
+    the phases of the lattice are compared, 0 for taking the model as it is and the phase that statistics tell. seen,
+    rounds: most pixels of an expert to fit the side information to, and how often, 0 for what is measured. paces: of
+    learning heads, in 1/16 of the model's own, as long as each makes a smaller file than the one before. samples,
+    passes: most pixels of an expert to fit its biases to, and how often, 0 for leaving them. least: pixels of an image
+    that is worth it: a smaller one would take several times as long. search: how the code of a small image is chosen;
+    views: in how many of the best phases and ways to turn it this is then coded."""
 
     phases: int = 0
     seen: int = 0

@@ -163,7 +163,7 @@ def _fit_side(trials: _Trials, effort: Effort) -> None:
 
 
 def _shares(progress: Progress | None, effort: Effort) -> Iterator[Progress | None]:
-    """The progress of each stage. Another phase is seldom coded in: it counts little."""
+    """The progress of each stage. Another phase or model is seldom coded in: it counts little."""
     stages = (
         [1.0]
         + [0.2] * (1 + max(1, effort.views) if effort.phases else 0)

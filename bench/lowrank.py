@@ -40,6 +40,8 @@ PRODUCTS, PASSES = (1, 4, 16), 3
 RATE, WORTH = 0.2, 4.0
 #: Steps that a product's vector of inputs begins with, root mean square.
 SPREAD = 2.0
+#: Smallest side of an image.
+SMALLEST = 64
 #: The input that biases belong to.
 ONE = 16.0
 
@@ -119,8 +121,7 @@ class Products:
     def __init__(self, fitted: Fitted, count: int) -> None:
         self._sizes, self.exact = [], []
         for own in zip(*(gradients for _, gradients in fitted.gradients()), strict=True):
-            _, _, leading = torch.svd_lowrank(torch.stack(own).mean(0), count + 4)
-            inputs = leading.t()[:count]
+            inputs = torch.linalg.svd(torch.stack(own).mean(0), full_matrices=False).Vh[:count]
             inputs = (inputs * (SPREAD / inputs.square().mean(1, keepdim=True).sqrt())).round().clamp(-15, 15)
             self._sizes.append(_worth([inputs @ gradient.t() for gradient in own], fitted.samples.pixels))
             self.exact += [torch.zeros(count, len(own[0])), inputs]
@@ -153,8 +154,13 @@ class Products:
                 done += n
 
     def cost(self) -> float:
-        """Bits of the steps."""
-        return sum(changes.cost(steps.numpy().astype(np.int8).ravel()) for steps in self.whole())
+        """Bits of the products that do something: their steps, and a byte for the size of those of outputs."""
+        steps, bits = self.whole(), 0.0
+        for outputs, inputs in zip(steps[::2], steps[1::2], strict=True):
+            used = outputs.any(1) & inputs.any(1)
+            bits += 8 * int(used.sum())
+            bits += sum(changes.cost(each[used].numpy().astype(np.int8).ravel()) for each in (outputs, inputs))
+        return bits
 
 
 def _worth(gradients: Sequence[Tensor], pixels: int) -> Tensor:
@@ -198,8 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(path: Path, experts: list[int], files: list[Path] | None) -> None:
     """Print the table."""
-    loaded = model.load(MODEL)
-    images = held_out_photographs(TrainConfig.load(path)) if files is None else [_planes(file) for file in files]
+    config, loaded = TrainConfig.load(path), model.load(MODEL)
+    images = held_out_photographs(config) if files is None else [_planes(file) for file in files]
     half = len(images) // 2
     parts = {"plain": slice(half), "processed": slice(half, None)} if files is None else {"given": slice(None)}
     print("| expert | images | changes | saved | less their bytes |")
@@ -219,12 +225,16 @@ def compare(path: Path, experts: list[int], files: list[Path] | None) -> None:
 
 
 def _planes(path: Path) -> np.ndarray:
-    from PIL import Image
-
     from ardmzip.image import to_planes
+    from bench.images import UnsupportedImage, read
 
-    with Image.open(path) as image:
-        return to_planes(np.asarray(image.convert("RGB")))
+    try:
+        pixels = read(path)
+    except UnsupportedImage as error:
+        raise ArdmError(f"{path}: {error}") from error
+    if min(pixels.shape[:2]) < SMALLEST or pixels.ndim == 2:
+        raise ArdmError(f"{path}: not an RGB image of at least {SMALLEST}x{SMALLEST} pixels")
+    return to_planes(pixels)
 
 
 if __name__ == "__main__":

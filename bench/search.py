@@ -161,7 +161,10 @@ def training_crops(config: TrainConfig, count: int, augmented: bool) -> list[np.
     pool = data.image_pool(data_split(config)[0], rng, config.crops)
     crops = [random_crop(image, config.crop, rng) for image in itertools.islice(pool, count)]
     if augmented:
-        crops = [random_crop(augment(np.ascontiguousarray(crop), rng), config.crop, rng) for crop in crops]
+        crops = [
+            random_crop(augment(np.ascontiguousarray(crop), rng, config.crops.augment), config.crop, rng)
+            for crop in crops
+        ]
     return [to_planes(crop) for crop in crops]
 
 
@@ -176,7 +179,7 @@ def held_out_photographs(config: TrainConfig) -> list[np.ndarray]:
     found = stream_images(data_split(config)[1], held_out=True)
     large = (image for image in found if min(image.shape[:2]) >= config.crop)
     plain = [np.ascontiguousarray(random_crop(image, SIDE, rng)) for image in itertools.islice(large, PHOTOGRAPHS)]
-    processed = [random_crop(augment(image, rng), SIDE, rng) for image in plain]
+    processed = [random_crop(augment(image, rng, config.crops.augment), SIDE, rng) for image in plain]
     return [to_planes(image) for image in (*plain, *processed)]
 
 

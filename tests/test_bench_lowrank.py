@@ -78,3 +78,6 @@ def test_the_table(tmp_path, monkeypatch, capsys):
     assert "| R2 | given | products: 2 |" in capsys.readouterr().out
     assert lowrank.main([str(config), "--images", str(tmp_path / "missing.png")]) == 1
     assert "missing.png" in capsys.readouterr().err
+    Image.new("RGB", (64, 63)).save(tmp_path / "small.png")
+    assert lowrank.main([str(config), "--images", str(tmp_path / "small.png")]) == 1
+    assert "small.png: not an RGB image of at least 64x64 pixels" in capsys.readouterr().err

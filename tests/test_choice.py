@@ -9,6 +9,7 @@ import pytest
 
 import ardmzip
 from ardmzip import choice, codec, efforts, model
+from ardmzip.body import Encoder
 from ardmzip.container import unpack
 from ardmzip.efforts import Effort
 from ardmzip.errors import ModelError
@@ -111,7 +112,7 @@ def test_a_relative_that_is_clearly_better(relative, cpu, monkeypatch):
     assert choice.best_relative(planes, first, cpu, (0, 0), 256) is first
 
 
-def test_high_efforts_try_relatives(relative, monkeypatch):
+def test_efforts_try_relatives(relative, monkeypatch):
     """Where the user leaves the choice to the encoder; what is coded by one is verified and restored by it."""
     monkeypatch.setattr(efforts, "EFFORTS", (Effort(), Effort(128)))
     monkeypatch.setattr(efforts, "MOST", 1)
@@ -130,6 +131,13 @@ def test_high_efforts_try_relatives(relative, monkeypatch):
     monkeypatch.setattr(choice, "CANDIDATES", ("photo-cd",))
     monkeypatch.setattr(choice, "best_relative", lambda *_: model.load("photo"))
     assert relative.id.startswith(unpack(ardmzip.compress(samples, effort=1)).model_id)
+
+
+def test_a_model_that_was_asked_for_has_no_relatives(photo):
+    """Nor has one that an archive brings."""
+    assert Encoder().may_change_model
+    assert not Encoder(photo).may_change_model
+    assert not Encoder(brought=(b"differences",)).may_change_model
 
 
 def test_the_best_phase(photo, cpu, monkeypatch):

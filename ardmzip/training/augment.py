@@ -80,6 +80,26 @@ class AugmentConfig:
     levels: float = 0.3  # of those: stretch the black and white point instead of a gamma
     p_gray: float = 0.033  # gray stored as RGB: 2.6 % of all crops, enough to learn that G decides R and B
 
+    def check(self) -> None:
+        """Raise ValueError for values that make no sense."""
+        for name, default in vars(DEFAULT).items():
+            value = getattr(self, name)
+            if name == "chroma_kinds":
+                known = [kind for kind, _ in DEFAULT.chroma_kinds]
+                valid = all(len(pair) == 2 and pair[0] in known and _is_number(pair[1], 0) for pair in value)
+                valid = valid and sum(weight for _, weight in value) > 0
+            elif isinstance(default, tuple):
+                valid = isinstance(value, tuple) and len(value) == 2 and all(_is_number(end, 0) for end in value)
+                valid = valid and value[0] <= value[1]
+            else:
+                valid = _is_number(value, 0, 1)
+            if not valid:
+                raise ValueError(f"augment: {name} cannot be {value!r}")
+
+
+def _is_number(value: object, least: float, most: float = math.inf) -> bool:
+    return isinstance(value, int | float) and least <= value <= most
+
 
 DEFAULT = AugmentConfig()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ COARSE_LEVELS = 7
 COARSE_SHARE = 0.5 ** np.arange(1, COARSE_LEVELS + 1)
 BANK_LEVELS = COARSE_LEVELS + 1
 PAD = features.RADIUS
-#: Small images are seldom processed once they are small.
-GENTLE = AugmentConfig(untouched=0.85)
+#: Small images are seldom processed once they are small: so many of them are left as they are.
+GENTLE = 0.85
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CropConfig:
     memory: int = 4000
     #: Crops cut for every image that passes.
     crops_per_image: int = 4
-    #: What is done to crops that are not small.
+    #: What is done to crops.
     augment: AugmentConfig = DEFAULT
 
 
@@ -112,7 +112,11 @@ class Crops(IterableDataset):
             if rng.random() < config.thumbnails:
                 image, gentle = thumbnail(image, rng, config.small), True
             crop = np.ascontiguousarray(random_crop(image, config.size, rng))
-            crop = random_crop(augment(crop, rng, GENTLE if gentle else config.augment), config.size, rng)
+            crop = random_crop(
+                augment(crop, rng, replace(config.augment, untouched=GENTLE) if gentle else config.augment),
+                config.size,
+                rng,
+            )
             planes = to_planes(crop)
             yield planes, sideinfo.measure(planes)
 

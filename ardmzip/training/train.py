@@ -89,7 +89,7 @@ class TrainConfig:
     thumbnails: float = 0.0
     sheets: float = 0.25
     memory: int = 4000
-    #: Probabilities and ranges of what is done to the crops that are other ones than augment.AugmentConfig has.
+    #: What is done to crops, by name, where it is not what augment.AugmentConfig says.
     augment: dict[str, Any] = field(default_factory=dict)
     #: Crops in memory.
     slots: int = 800
@@ -106,9 +106,6 @@ class TrainConfig:
     workers: int = 1
     threads: int = 0
 
-    def __post_init__(self) -> None:
-        self.crops  # noqa: B018  # an unknown key is an error here as well
-
     @property
     def crops(self) -> CropConfig:
         augment = AugmentConfig(**{name: _frozen(value) for name, value in self.augment.items()})
@@ -116,9 +113,14 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read a TOML file; raises ArdmError for unknown or missing keys."""
+        """Read a TOML file; raises ArdmError for unknown or missing keys, and for values of ``augment`` that make no
+        sense."""
         try:
-            return cls(**tomllib.loads(path.read_text()))
+            found = cls(**tomllib.loads(path.read_text()))
+            if not isinstance(found.augment, dict):
+                raise ValueError("augment must be a table")
+            found.crops.augment.check()
+            return found
         except (TypeError, OSError, ValueError) as error:
             raise ArdmError(f"{path}: {error}") from error
 
@@ -278,8 +280,7 @@ class Run:
         self._check_size(state)
         self.net.load_state_dict({name: tensor.float() for name, tensor in state["average"].items()})
         self.average.load_state_dict(self.net.state_dict())
-        if "keys" in state or ("mean" in state and not has_codes):
-            self._take_side_information(state)
+        self._take_side_information(state)
 
     def load(self) -> None:
         """Continue from the checkpoint."""
@@ -458,6 +459,7 @@ def train(config: TrainConfig, folder: Path, stop_after: float | None = None, st
             force=True
         )
         run.mean, run.std = first, np.sqrt(np.maximum(second - first**2, 0)) + 1e-3
+        run.knows_side = True
     for part in parts:
         part.fill(run.mean, run.std)
     if config.codes:

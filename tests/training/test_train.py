@@ -341,7 +341,8 @@ def test_starts_from_another_run(config, runs, tmp_path):
     assert run.step == 0
     # weights have learned what these numbers mean
     assert np.array_equal(run.mean, runs[-1].mean)
-    assert np.array_equal(train(replace(config, start=str(runs[-1].checkpoint)), tmp_path / "on", steps=1).std, run.std)
+    other = replace(config, start=str(runs[-1].checkpoint), seed=7, crop=64)
+    assert np.array_equal(train(other, tmp_path / "on", steps=1).std, run.std)
     run.save()
     assert resume(replace(config, start="gone.pt"), tmp_path).step == 0  # not needed any more
 
@@ -349,15 +350,20 @@ def test_starts_from_another_run(config, runs, tmp_path):
 def test_crops_are_processed_as_told(config, tmp_path):
     """In a configuration file, probabilities and ranges by name; others are an error like any unknown key."""
     path = tmp_path / "c.toml"
-    text = f'name = "gray"\ndata = {config.data}\ncrop = 32\n[augment]\nuntouched = 0\np_gray = 1.0\n'
+    text = f'name = "gray"\ndata = {config.data}\ncrop = 32\n[augment]\nuntouched = 0\nshuffle = 0\np_gray = 1.0\n'
     path.write_text(text + 'chroma_kinds = [["nearest", 1.0]]\n')
     crops = TrainConfig.load(path).crops
     assert crops.augment.chroma_kinds == (("nearest", 1.0),)
     sources, held_out = data_split(config)
     for planes, _ in itertools.islice(crop_stream([*sources, *held_out], 0, 0, crops), 8):
         assert (planes == planes[:1]).all()
-    path.write_text(text + "p_grey = 1.0\n")
-    with pytest.raises(ArdmError, match="p_grey"):
+    for wrong in ("p_grey = 1.0", "p_blur = 1.1", 'p_blur = "often"', "up = 2", "up = [2, 1]", "chroma_kinds = []",
+                  'chroma_kinds = [["bilinear", 1.0]]'):  # fmt: skip
+        path.write_text(f"{text}{wrong}\n")
+        with pytest.raises(ArdmError, match=wrong.split(" ")[0]):
+            TrainConfig.load(path)
+    path.write_text('name = "gray"\ndata = []\naugment = "gentle"\n')
+    with pytest.raises(ArdmError, match="augment must be a table"):
         TrainConfig.load(path)
 
 
