@@ -66,11 +66,16 @@ def best_models(
     return [models[best] for best in np.argmin(bits, axis=0)]
 
 
-def best_relative(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], sample: int) -> Model:
-    """The model among RELATIVES by which ``sample`` pixels of each atom take the fewest bits, or the chosen one if
-    others are hardly better."""
+def relatives(chosen: Model) -> list[Model]:
+    """Those of RELATIVES that are installed."""
     installed = model.available()
-    models = [chosen, *(model.load(name) for name in RELATIVES.get(chosen.name, ()) if name in installed)]
+    return [model.load(name) for name in RELATIVES.get(chosen.name, ()) if name in installed]
+
+
+def best_relative(planes: np.ndarray, chosen: Model, backend: Backend, phase: tuple[int, int], sample: int) -> Model:
+    """The model among relatives by which ``sample`` pixels of each atom take the fewest bits, or the chosen one if
+    others are hardly better."""
+    models = [chosen, *relatives(chosen)]
     if len(models) == 1:
         return chosen
     return models[_clearly_least([estimated_bytes(planes, each, backend, phase, sample) for each in models])]

@@ -158,12 +158,14 @@ def ardmzip_codec(
     """ardmzip with options of ``compress``; raises MissingCodec where it has no such model."""
     import ardmzip
     from ardmzip.api import AUTO, compress, decompress_array
-    from ardmzip.choice import candidates
+    from ardmzip.choice import candidates, relatives
     from ardmzip.errors import ModelError
     from ardmzip.model import load
 
     try:
         models = candidates() if model == AUTO else [load(model)]
+        if model == AUTO and options.get("effort"):
+            models += [relative for candidate in models for relative in relatives(candidate)]
     except ModelError as error:
         raise MissingCodec(str(error)) from error
     # verification is decoding, which is measured by itself
