@@ -112,11 +112,8 @@ class Crops(IterableDataset):
             if rng.random() < config.thumbnails:
                 image, gentle = thumbnail(image, rng, config.small), True
             crop = np.ascontiguousarray(random_crop(image, config.size, rng))
-            crop = random_crop(
-                augment(crop, rng, replace(config.augment, untouched=GENTLE) if gentle else config.augment),
-                config.size,
-                rng,
-            )
+            processing = replace(config.augment, untouched=GENTLE) if gentle else config.augment
+            crop = random_crop(augment(crop, rng, processing), config.size, rng)
             planes = to_planes(crop)
             yield planes, sideinfo.measure(planes)
 
