@@ -33,7 +33,7 @@ EFFORTS = (
     Effort(),
     Effort(512, least=1 << 16),
     Effort(1024, least=1 << 16),
-    Effort(1024, 1024, 5, least=1 << 18, search=THOROUGH),
+    Effort(1024, 1024, 5, least=1 << 16, search=THOROUGH),
     Effort(2048, 4096, 8, search=THOROUGH, views=1),
     Effort(4096, 4096, 8, (32,), search=THOROUGH, views=2),
     Effort(4096, 8192, 8, (32,), 50_000, 1, search=THOROUGH, views=2),

@@ -88,7 +88,8 @@ Suffixes of the images that -r takes:
 @common.batches_option
 @click.option(
     "--effort", type=click.IntRange(0, MOST), metavar="0..9",
-    help=f"How hard to try for a small file: 0 is quickest, {MOST} fits the model to the image with all care. "
+    help=f"How hard to try for a small file: 0 is quickest, 1 tries models for special kinds of images (photo-cd), "
+    f"{MOST} fits the model to the image with all care. "
     f"Restoring takes as long as ever.  [default: {DEFAULT}]",
 )  # fmt: skip
 @common.tile_option
