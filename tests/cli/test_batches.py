@@ -339,7 +339,7 @@ def test_completion_script(tmp_path, shell):
     [
         ("ardmzip com", ["plain,compress", "plain,completion"]),
         ("ardmzip compress --cont", ["plain,--continue-on-error"]),
-        ("ardmzip compress -m pho", ["plain,photo", "plain,photo-cd"]),
+        ("ardmzip compress -m pho", ["plain,photo-cd", "plain,photo"]),
         ("ardmzip compress -m ./x", ["file,./x"]),
         ("ardmzip decompress x", ["file,x"]),
         ("ardmzip compress -o x", ["file,x"]),
