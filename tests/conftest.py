@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 # Machines are shared and numba compiles at the first call, so no example has a deadline.
 settings.register_profile("ardmzip", deadline=None, print_blob=True)
@@ -28,6 +29,17 @@ def cpu():
     from ardmzip import network
 
     return network.backend("cpu")
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A configuration of a training run on three images of noise, which lie beside it as ``0.png`` to ``2.png``."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(100, 130, (150, 150, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    path = tmp_path / "c.toml"
+    path.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 128\n')
+    return path
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -60,24 +60,20 @@ def test_products_save_bits(fitted):
     assert found.cost() > 0
 
 
-def test_the_table(tmp_path, monkeypatch, capsys):
+def test_the_table(tiny_config, monkeypatch, capsys):
     monkeypatch.setattr(lowrank, "PASSES", 1)
     monkeypatch.setattr(lowrank, "PRODUCTS", (2,))
     monkeypatch.setattr(search, "PHOTOGRAPHS", 1)
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(100, 130, (150, 150, 3), np.uint8)).save(tmp_path / f"{i}.png")
-    config = tmp_path / "c.toml"
-    config.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 128\n')
-    assert lowrank.main([str(config), "--experts", "0"]) == 0
+    assert lowrank.main([str(tiny_config), "--experts", "0"]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
     named = [[part, name] for name in ("biases", "products: 2") for part in ("plain", "processed")]
     assert [row[:3] for row in rows] == [["G1", *each] for each in named]
     assert all(float(row[4].removesuffix(" %")) <= float(row[3].removesuffix(" %")) for row in rows)
-    assert lowrank.main([str(config), "--experts", "4", "--images", str(tmp_path / "0.png")]) == 0
+    assert lowrank.main([str(tiny_config), "--experts", "4", "--images", str(tiny_config.with_name("0.png"))]) == 0
     assert "| R2 | given | products: 2 |" in capsys.readouterr().out
-    assert lowrank.main([str(config), "--images", str(tmp_path / "missing.png")]) == 1
+    assert lowrank.main([str(tiny_config), "--images", str(tiny_config.with_name("missing.png"))]) == 1
     assert "missing.png" in capsys.readouterr().err
-    Image.new("RGB", (64, 63)).save(tmp_path / "small.png")
-    assert lowrank.main([str(config), "--images", str(tmp_path / "small.png")]) == 1
+    small = tiny_config.with_name("small.png")
+    Image.new("RGB", (64, 63)).save(small)
+    assert lowrank.main([str(tiny_config), "--images", str(small)]) == 1
     assert "small.png: not an RGB image of at least 64x64 pixels" in capsys.readouterr().err

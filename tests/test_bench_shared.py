@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ardmzip import changes
 from ardmzip.fitting.fit import Coding
@@ -70,16 +69,11 @@ def test_steps_are_those_of_changes(coding, photo):
     assert all(np.array_equal(bias, changed.tensors[f"expert.{EXPERT}.{i}.bias"]) for i, bias in enumerate(found))
 
 
-def test_the_table(tmp_path, monkeypatch, capsys):
+def test_the_table(tiny_config, monkeypatch, capsys):
     monkeypatch.setattr(shared, "CROPS", 4)
     monkeypatch.setattr(shared, "PASSES", 1)
     monkeypatch.setattr(search, "PHOTOGRAPHS", 1)
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(100, 130, (150, 150, 3), np.uint8)).save(tmp_path / f"{i}.png")
-    config = tmp_path / "c.toml"
-    config.write_text(f'name = "tiny"\ndata = ["{tmp_path}"]\ncrop = 128\n')
-    assert shared.main([str(config), "--experts", "0", "--coefficients", "2"]) == 0
+    assert shared.main([str(tiny_config), "--experts", "0", "--coefficients", "2"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [[cell.strip() for cell in row[:2]] for row in rows] == [["G1", "plain"], ["G1", "processed"]]
     for row in rows:
